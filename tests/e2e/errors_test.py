@@ -1,0 +1,124 @@
+"""Every Common Error Scenario of the API reference, as rnx prints it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from local_system import LocalSystem, free_port, run_rnx, wait_for
+
+from joblet.common import pki
+
+pytestmark = pytest.mark.root
+
+UNKNOWN = "f47ac10b-58cc-4372-a567-0e02b2c3d479"
+
+
+def first_line(done: subprocess.CompletedProcess[bytes]) -> str:
+    """The first line on stderr of a call that must fail."""
+    assert done.returncode != 0, done.stdout.decode()
+    return done.stderr.decode().splitlines()[0]
+
+
+def as_client(joblet: LocalSystem, name: str, *arguments: str, ca: Path | None = None) -> str:
+    """What rnx says first when it calls with the certificate files `name`-cert.pem and `name`-key.pem."""
+    base = joblet.certificates / name if "/" not in name else Path(name)
+    done = run_rnx(
+        "--server", joblet.address, "--cert", f"{base}-cert.pem", "--key", f"{base}-key.pem",
+        "--ca", ca or joblet.certificates / "ca-cert.pem", *arguments,
+    )  # fmt: skip
+    return first_line(done)
+
+
+def issue(joblet: LocalSystem, directory: Path, role: str, *, expired: bool = False) -> str:
+    """A client certificate of the system's own CA; the path without its ending."""
+    ca = pki.load_ca(joblet.certificates)
+    now = datetime.now(UTC)
+    ended = now - timedelta(days=1)
+    issued = pki.issue(
+        ca, common_name=f"jbtest-{role}", role=role, hosts=(),
+        not_before=now - timedelta(days=2), not_after=ended if expired else now + timedelta(days=1),
+    )  # fmt: skip
+    issued.write(directory / f"{role}-cert.pem", directory / f"{role}-key.pem")
+    return str(directory / role)
+
+
+def test_missing_certificate(joblet: LocalSystem, tmp_path: Path) -> None:
+    assert as_client(joblet, f"{tmp_path}/absent", "job", "list") == (
+        "Error: failed to extract client role: no TLS information found"
+    )
+
+
+def test_wrong_role(joblet: LocalSystem) -> None:
+    assert as_client(joblet, "viewer", "job", "run", "true") == (
+        "Error: role viewer is not allowed to perform operation run_job"
+    )
+    assert as_client(joblet, "viewer", "job", "stop", UNKNOWN) == (
+        "Error: role viewer is not allowed to perform operation stop_job"
+    )
+
+
+def test_expired_certificate(joblet: LocalSystem, tmp_path: Path) -> None:
+    assert as_client(joblet, issue(joblet, tmp_path, "admin", expired=True), "job", "list") == (
+        "Error: certificate verify failed: certificate has expired"
+    )
+
+
+def test_unknown_role(joblet: LocalSystem, tmp_path: Path) -> None:
+    assert as_client(joblet, issue(joblet, tmp_path, "intern"), "job", "list") == (
+        "Error: role intern is not allowed to perform operation list_jobs"
+    )
+
+
+def test_wrong_authority(joblet: LocalSystem, tmp_path: Path) -> None:
+    other = run_rnx("certs", "init", "--dir", tmp_path / "other")
+    assert other.returncode == 0, other.stderr.decode()
+    said = as_client(joblet, "admin", "job", "list", ca=tmp_path / "other/ca-cert.pem")
+    assert said.startswith("Error: certificate verify failed: ")
+    said = as_client(joblet, f"{tmp_path}/other/admin", "job", "list")
+    assert said.startswith("Error: certificate verify failed: ")
+
+
+def test_server_down() -> None:
+    port = free_port()
+    assert f"localhost:{port}" in first_line(run_rnx("--server", f"localhost:{port}", "job", "list"))
+
+
+@pytest.mark.parametrize("verb", ["status", "stop", "log"])
+def test_job_not_found(joblet: LocalSystem, verb: str) -> None:
+    assert first_line(joblet.rnx("job", verb, UNKNOWN)) == f"Error: job not found: {UNKNOWN}"
+
+
+def test_job_not_running(joblet: LocalSystem) -> None:
+    job_id = joblet.run("true")
+    wait_for("COMPLETED", lambda: joblet.status(job_id)["Status"] == "COMPLETED")
+    assert first_line(joblet.rnx("job", "stop", job_id)) == (
+        f"Error: job is not running: {job_id} (current status: COMPLETED)"
+    )
+
+
+@pytest.mark.parametrize("character", list(";&|`$()<>\n\r"))
+def test_dangerous_characters(joblet: LocalSystem, character: str) -> None:
+    assert first_line(joblet.rnx("job", "run", f"ls{character}")) == (
+        "Error: invalid command: command contains dangerous characters"
+    )
+
+
+def test_limit_above_the_system(joblet: LocalSystem) -> None:
+    assert first_line(joblet.rnx("job", "run", "--max-memory=2000000000", "true")) == (
+        "Error: job creation failed: maxMemory exceeds system limits"
+    )
+
+
+def test_error_as_json(joblet: LocalSystem) -> None:
+    done = joblet.rnx("--json", "job", "status", UNKNOWN)
+    assert json.loads(done.stderr) == {"code": "NOT_FOUND", "message": f"job not found: {UNKNOWN}", "details": []}
+
+
+def test_missing_command_never_runs(joblet: LocalSystem) -> None:
+    job_id = joblet.run("invalid-command")
+    wait_for("the end", lambda: joblet.status(job_id)["Status"] == "FAILED")
+    assert joblet.status(job_id)["ExitCode"] == "127"

@@ -1,0 +1,54 @@
+"""What a test run left on the machine: processes, mounts, cgroups, links, network namespaces, sockets.
+
+A snapshot is a set of lines, so the difference of two snapshots names exactly what is new.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def snapshot() -> frozenset[str]:
+    """Everything of ours that can outlive a test, one line each."""
+    return frozenset().union(_processes(), _mounts(), _cgroups(), _links(), _unix_sockets(), _loops())
+
+
+def _processes() -> set[str]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended while we looked
+        if line.startswith("jobinit") or "joblet." in line or "joblet-" in line or "rnx local" in line:
+            found.add(f"process {entry.name}: {line}")
+    return found
+
+
+def _mounts() -> set[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {f"mount {line.split()[4]}" for line in lines}
+
+
+def _cgroups() -> set[str]:
+    found = set()
+    for directory, names, _ in os.walk("/sys/fs/cgroup"):
+        found |= {f"cgroup {directory}/{name}" for name in names if "joblet" in f"{directory}/{name}"}
+    return found
+
+
+def _links() -> set[str]:
+    return {f"link {name}" for name in os.listdir("/sys/class/net")}  # - names only
+
+
+def _unix_sockets() -> set[str]:
+    lines = Path("/proc/net/unix").read_text().splitlines()[1:]
+    return {f"socket {line.split(maxsplit=7)[7]}" for line in lines if "joblet" in line or "logs.sock" in line}
+
+
+def _loops() -> set[str]:
+    backing = Path("/sys/block").glob("loop*/loop/backing_file")
+    return {f"loop {path}: {path.read_text().strip()}" for path in backing}

@@ -1,0 +1,142 @@
+"""A running single-machine Joblet for tests: started, asked and stopped with rnx, as a user would.
+
+Owns nothing of the product: everything here goes through the rnx executable, the public port, or (for crash tests)
+signals to process ids that `rnx local status` names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RNX = REPOSITORY / ".venv/bin/rnx"
+T = TypeVar("T")
+SERVICES = ("gateway", "executor", "logstore", "runtime")
+# Nothing of the caller's JOBLET_* or HOME reaches rnx, so that a developer's own configuration cannot change a result.
+CLEAN_ENVIRONMENT = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": "/nonexistent"}
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(what: str, probe: Callable[[], T | None], timeout_seconds: float = 30) -> T:
+    """Ask `probe` until it answers something true; AssertionError naming `what` when time is up."""
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        answer = probe()
+        if answer:
+            return answer
+        time.sleep(0.02)  # between two looks; nothing depends on its length
+    raise AssertionError(f"{what}: not seen within {timeout_seconds} s")
+
+
+def run_rnx(
+    *arguments: str | Path,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout_seconds: float = 60,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run rnx to its end in a clean environment; the caller looks at the exit code."""
+    return subprocess.run(
+        [RNX, *arguments],
+        env={**CLEAN_ENVIRONMENT, **(environment or {})},
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=timeout_seconds,
+        check=False,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSystem:
+    """One `rnx local up`: its directory and public port."""
+
+    directory: Path
+    port: int
+
+    @property
+    def address(self) -> str:
+        return f"localhost:{self.port}"
+
+    @property
+    def certificates(self) -> Path:
+        return self.directory / "certs"
+
+    def rnx(self, *arguments: str | Path, timeout_seconds: float = 60) -> subprocess.CompletedProcess[bytes]:
+        """rnx as admin with the configuration that `local up` wrote."""
+        return run_rnx("--config", self.directory / "rnx-config.yml", *arguments, timeout_seconds=timeout_seconds)
+
+    def output(self, *arguments: str | Path, timeout_seconds: float = 60) -> str:
+        """The standard output of an rnx call that must succeed."""
+        done = self.rnx(*arguments, timeout_seconds=timeout_seconds)
+        assert done.returncode == 0, f"rnx {arguments}: {done.returncode} {done.stderr.decode()}{done.stdout.decode()}"
+        return done.stdout.decode()
+
+    def json(self, *arguments: str | Path) -> dict[str, object]:
+        answer: dict[str, object] = json.loads(self.output("--json", *arguments))
+        return answer
+
+    def run(self, *arguments: str | Path) -> str:
+        """Submit a job; its id."""
+        for line in self.output("job", "run", *arguments).splitlines():
+            if line.startswith("ID: "):
+                return line.removeprefix("ID: ")
+        raise AssertionError("rnx job run printed no ID line")
+
+    def status(self, job_id: str) -> dict[str, str]:
+        """The lines of `rnx job status` by their heading."""
+        lines = self.output("job", "status", job_id).splitlines()
+        return {head: rest.strip() for head, _, rest in (line.partition(":") for line in lines)}
+
+    def log(self, job_id: str, timeout_seconds: float = 120) -> bytes:
+        """The whole output of a job, followed to its end."""
+        done = self.rnx("job", "log", job_id, timeout_seconds=timeout_seconds)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    def pids(self) -> dict[str, int]:
+        """Process id of each running service, as `rnx local status` tells."""
+        answer = json.loads(run_rnx("--json", "local", "status", "--dir", self.directory).stdout)
+        return {str(row["service"]): int(row["pid"]) for row in answer["services"] if row.get("pid")}
+
+    def kill(self, service: str) -> None:
+        """kill -9 one service and wait until its successor is up and serving."""
+        before = self.pids()[service]
+        os.kill(before, signal.SIGKILL)
+
+        def restarted() -> bool:
+            answer = json.loads(run_rnx("--json", "local", "status", "--dir", self.directory).stdout)
+            rows = {row["service"]: row for row in answer["services"]}
+            row = rows[service]
+            return bool(row.get("pid")) and row["pid"] != before and row.get("health") == "SERVING"
+
+        wait_for(f"{service} back after kill -9", restarted)
+
+
+@contextmanager
+def local_system(directory: Path) -> Iterator[LocalSystem]:
+    """A system in `directory`, taken down again whatever happens."""
+    system = LocalSystem(directory, free_port())
+    up = run_rnx("local", "up", "--dir", directory, "--port", str(system.port), "--detach")
+    try:
+        assert up.returncode == 0, up.stderr.decode() + up.stdout.decode()
+        yield system
+    finally:
+        down = run_rnx("local", "down", "--dir", directory)
+        assert down.returncode == 0, down.stderr.decode() + down.stdout.decode()
