@@ -1,0 +1,153 @@
+"""The configuration of every service: one YAML file, one section per concern, parsed once at start.
+
+The keys of `joblet:` and `grpc:` are the specification's, with its defaults. A file may leave out whatever it does not
+change; unknown keys and bad values are refused by name, all at once (`joblet.common.yamlschema`). Sizes in the file carry
+the unit the specification gave them (MB, bytes); times are durations in the file and seconds here. Relative paths are
+relative to the file's directory.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from joblet.common import yamlschema as schema
+from joblet.common.errors import ConfigError
+
+DEFAULT_PATH = Path("/opt/joblet/joblet-config.yml")
+
+_CERTS = "/opt/joblet/certs"
+_NETWORK_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+_CGROUP_NAME = r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}"
+
+
+@dataclass(frozen=True, slots=True)
+class JobletConfig:
+    """What a job gets that does not ask, and what it may have at most. 0 as a limit means: no limit."""
+
+    default_cpu_limit: int = schema.integer(100, minimum=0, maximum=1_000_000)  # percent of one core
+    default_memory_limit: int = schema.integer(512)  # MB (MiB)
+    default_io_limit: int = schema.integer(0, maximum=2**63 - 1)  # bytes per second
+    default_network: str = schema.text("host", pattern=_NETWORK_NAME, expected="the name of a network")
+    max_concurrent_jobs: int = schema.integer(100, minimum=1)  # per node
+    job_timeout_seconds: float = schema.duration(3600.0)  # 0: none
+    cleanup_timeout_seconds: float = schema.duration(5.0, minimum=0.1)
+    max_processes: int = schema.integer(1024, minimum=1, maximum=4_194_304)  # per job; kernel.pid_max at most
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcConfig:
+    """The public API's limits. The lower bound keeps the largest chunk of an upload (256 KiB) below the limit."""
+
+    max_recv_msg_size: int = schema.integer(524_288, minimum=300_000)  # bytes
+    max_send_msg_size: int = schema.integer(4_194_304, minimum=300_000)  # bytes
+    keep_alive_time_seconds: float = schema.duration(30.0, minimum=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggingConfig:
+    level: str = schema.choice("INFO", ("DEBUG", "INFO", "WARN", "ERROR"))
+    format: str = schema.choice("text", ("text", "json"))
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of one service: the CA that signed everybody, this service's certificate and its private key."""
+
+    ca: Path = schema.path(f"{_CERTS}/ca-cert.pem")
+    cert: Path = schema.path(f"{_CERTS}/node-cert.pem")
+    key: Path = schema.path(f"{_CERTS}/node-key.pem")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    listen: str = schema.address("0.0.0.0:50051")
+    metrics_listen: str = schema.address("127.0.0.1:9151")
+    tls: TlsFiles = schema.section(
+        TlsFiles, cert=Path(f"{_CERTS}/gateway-cert.pem"), key=Path(f"{_CERTS}/gateway-key.pem")
+    )
+    database: str = schema.text(
+        "sqlite:////var/lib/joblet/gateway/gateway.db",
+        pattern=r"(sqlite|postgresql)(\+\w+)?://.+",
+        expected="a database URL, sqlite:///FILE or postgresql://...",
+    )
+    node_lease_seconds: int = schema.integer(15, minimum=1, maximum=3600)  # a node silent for longer is lost
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorConfig:
+    listen: str = schema.address("0.0.0.0:50052")
+    metrics_listen: str = schema.address("127.0.0.1:9152")
+    tls: TlsFiles = schema.section(TlsFiles)
+    gateways: tuple[str, ...] = schema.addresses(("localhost:50051",))
+    # What the gateway is told to dial for this node's three services; advertise unset: the port listened on, at localhost.
+    advertise: str | None = schema.optional_address()
+    logstore_address: str = schema.address("localhost:50053")
+    runtime_address: str = schema.address("localhost:50054")
+    state_dir: Path = schema.path("/var/lib/joblet/executor")
+    logstore_socket: Path = schema.path("/run/joblet/logstore.sock")
+    jobinit: Path | None = schema.optional_path()  # unset: the one packed with the executor
+    cgroup_parent: str = schema.text("joblet", pattern=_CGROUP_NAME, expected="the name of one cgroup, without slashes")
+    # Host uids that jobs run as, one range per running job. systemd hands out 524288-1879048191 to containers
+    # (systemd.io/UIDS-GIDS), 0x70000000 is the first id above; 4096 ranges fit below 2^31.
+    uid_range_start: int = schema.integer(0x7000_0000, minimum=65_536, maximum=2**32 - 2)
+    uid_range_size: int = schema.integer(65_536, minimum=65_536, maximum=2**24)
+    stop_grace_seconds: float = schema.duration(0.1)  # between TERM and KILL
+    tmp_size_mb: int = schema.integer(512, minimum=1)  # MiB of /tmp, counted in the job's memory
+    work_size_mb: int = schema.integer(1024, minimum=1)  # MiB of /work, counted in the job's memory
+    labels: Mapping[str, str] = schema.labels()
+
+
+@dataclass(frozen=True, slots=True)
+class LogstoreConfig:
+    listen: str = schema.address("0.0.0.0:50053")
+    metrics_listen: str = schema.address("127.0.0.1:9153")
+    tls: TlsFiles = schema.section(TlsFiles)
+    directory: Path = schema.path("/var/lib/joblet/logs")
+    socket: Path = schema.path("/run/joblet/logstore.sock")
+    reader_timeout_seconds: float = schema.duration(
+        60.0, minimum=0.1
+    )  # a reader that takes nothing for longer is removed
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeConfig:
+    listen: str = schema.address("0.0.0.0:50054")
+    metrics_listen: str = schema.address("127.0.0.1:9154")
+    tls: TlsFiles = schema.section(TlsFiles)
+    directory: Path = schema.path("/var/lib/joblet/runtimes")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    joblet: JobletConfig = schema.section(JobletConfig)
+    grpc: GrpcConfig = schema.section(GrpcConfig)
+    logging: LoggingConfig = schema.section(LoggingConfig)
+    gateway: GatewayConfig = schema.section(GatewayConfig)
+    executor: ExecutorConfig = schema.section(ExecutorConfig)
+    logstore: LogstoreConfig = schema.section(LogstoreConfig)
+    runtime: RuntimeConfig = schema.section(RuntimeConfig)
+
+
+def load(path: Path | None = None) -> Config:
+    """The file at `path`, or the default file, which may be missing. Raises ConfigError with every problem."""
+    if path is None:
+        if not DEFAULT_PATH.exists():
+            return Config()
+        path = DEFAULT_PATH
+    config = schema.read(Config, path)
+    problems = _across_keys(config)
+    if problems:
+        raise ConfigError(problems, source=str(path))
+    return config
+
+
+def _across_keys(config: Config) -> list[str]:
+    """What no single key shows."""
+    executor = config.executor
+    wanted = config.joblet.max_concurrent_jobs * executor.uid_range_size
+    if executor.uid_range_start + wanted > 2**32 - 1:
+        return [
+            f"executor.uidRangeStart: {config.joblet.max_concurrent_jobs} jobs of {executor.uid_range_size} ids each"
+            f" do not fit between {executor.uid_range_start} and 4294967295"
+        ]
+    return []

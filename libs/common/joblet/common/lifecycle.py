@@ -1,0 +1,80 @@
+"""The life of a process: arguments, configuration, signals, exit code. 0 after SIGTERM, 1 on an error, 2 on bad usage."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from joblet.common import config as configuration
+from joblet.common import log
+from joblet.common.config import Config
+from joblet.common.errors import ConfigError, JobletError
+from joblet.common.version import VERSION
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+
+Main = Callable[[asyncio.Event], Awaitable[None]]
+Serve = Callable[[Config, asyncio.Event], Awaitable[None]]
+
+
+def run(main: Main) -> int:
+    """Runs `main(stop)` until it returns; SIGTERM and SIGINT set `stop`. Returns 0, or leaves by SystemExit(1 or 2).
+
+    A JobletError becomes "Error: <message>" on stderr and, if there is one, "Hint: <hint>". Anything else is a fault of
+    ours and keeps its traceback (Python then exits with 1).
+    """
+    try:
+        asyncio.run(_main_with_signals(main))
+    except JobletError as error:
+        exit_with(error)
+    except BaseExceptionGroup as group:
+        # A TaskGroup wraps what its first failing task raised; a named error in it is still the reason to show.
+        named, rest = group.split(JobletError)
+        if named is None or rest is not None:
+            raise
+        exit_with(_first(named))
+    return 0
+
+
+def service(name: str, serve: Serve, arguments: Sequence[str] | None = None) -> int:
+    """The main() of a service: `--config FILE` and `--version`, logging set up, then `serve(config, stop)`."""
+    parser = argparse.ArgumentParser(prog=f"joblet-{name}", description=f"The {name} service of Joblet.")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"default: {configuration.DEFAULT_PATH}, if present"
+    )
+    parser.add_argument("--version", action="version", version=f"joblet-{name} {VERSION}")
+    options = parser.parse_args(arguments)
+    try:
+        config = configuration.load(options.config)
+    except ConfigError as error:
+        exit_with(error)
+    log.setup(name, config.logging)
+    return run(lambda stop: serve(config, stop))
+
+
+def exit_with(error: JobletError) -> NoReturn:
+    print(f"Error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"Hint: {error.hint}", file=sys.stderr)
+    raise SystemExit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_ERROR) from error
+
+
+async def _main_with_signals(main: Main) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await main(stop)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _first(group: BaseExceptionGroup[JobletError]) -> JobletError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,0 +1,30 @@
+"""Who is calling: the subject of a verified certificate, `CN=<name>, OU=<role>, O=<organization>`."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """The organizational units that mean something. Any other OU may be shown a certificate for, and is allowed nothing."""
+
+    ADMIN = "admin"  # a person: everything
+    VIEWER = "viewer"  # a person: get, list, stream
+    GATEWAY = "gateway"  # the gateway calling the services of a node
+    NODE = "node"  # executor, logstore and runtime of one node calling the gateway
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a certificate says about its holder. `not_after` is timezone-aware (UTC), `serial` the X.509 serial number."""
+
+    common_name: str
+    ou: str
+    organization: str
+    not_after: datetime
+    serial: int
+
+    @property
+    def role(self) -> Role | None:
+        """The role that `ou` names, None when it names none of ours."""
+        return next((role for role in Role if role.value == self.ou), None)
