@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -64,7 +65,7 @@ def report(system: LocalSystem, peers: dict[str, Callable[[], None]], missing: l
 
 def channel(system: LocalSystem) -> grpc.Channel:
     """A mutually authenticated channel to the system's gateway, as admin."""
-    files = [(system.certificates / name).read_bytes() for name in ("ca-cert.pem", "admin-key.pem", "admin-cert.pem")]
+    files = [(system.certificates / name).read_bytes() for name in ("ca-cert.pem", "client-key.pem", "client-cert.pem")]
     return grpc.secure_channel(system.address, grpc.ssl_channel_credentials(*files))
 
 
@@ -121,7 +122,7 @@ def local_peers(directory: Path) -> tuple[dict[str, Callable[[], None]], list[st
     if "runc" in present:
         _write_bundle(directory / "bundle")
     missing = sorted(commands.keys() - present.keys())
-    return {name: (lambda command=command: quiet(command)) for name, command in present.items()}, missing
+    return {name: partial(quiet, command) for name, command in present.items()}, missing
 
 
 def _write_bundle(bundle: Path) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from certificates import authority, client, save
 from local_system import LocalSystem, free_port, run_rnx, wait_for
-
-from joblet.common import pki
 
 pytestmark = pytest.mark.root
 
@@ -33,19 +31,6 @@ def as_client(joblet: LocalSystem, name: str, *arguments: str, ca: Path | None =
     return first_line(done)
 
 
-def issue(joblet: LocalSystem, directory: Path, role: str, *, expired: bool = False) -> str:
-    """A client certificate of the system's own CA; the path without its ending."""
-    ca = pki.load_ca(joblet.certificates)
-    now = datetime.now(UTC)
-    ended = now - timedelta(days=1)
-    issued = pki.issue(
-        ca, common_name=f"jbtest-{role}", role=role, hosts=(),
-        not_before=now - timedelta(days=2), not_after=ended if expired else now + timedelta(days=1),
-    )  # fmt: skip
-    issued.write(directory / f"{role}-cert.pem", directory / f"{role}-key.pem")
-    return str(directory / role)
-
-
 def test_missing_certificate(joblet: LocalSystem, tmp_path: Path) -> None:
     assert as_client(joblet, f"{tmp_path}/absent", "job", "list") == (
         "Error: failed to extract client role: no TLS information found"
@@ -53,32 +38,32 @@ def test_missing_certificate(joblet: LocalSystem, tmp_path: Path) -> None:
 
 
 def test_wrong_role(joblet: LocalSystem) -> None:
-    assert as_client(joblet, "viewer", "job", "run", "true") == (
+    assert as_client(joblet, "viewer-client", "job", "run", "true") == (
         "Error: role viewer is not allowed to perform operation run_job"
     )
-    assert as_client(joblet, "viewer", "job", "stop", UNKNOWN) == (
+    assert as_client(joblet, "viewer-client", "job", "stop", UNKNOWN) == (
         "Error: role viewer is not allowed to perform operation stop_job"
     )
 
 
 def test_expired_certificate(joblet: LocalSystem, tmp_path: Path) -> None:
-    assert as_client(joblet, issue(joblet, tmp_path, "admin", expired=True), "job", "list") == (
-        "Error: certificate verify failed: certificate has expired"
-    )
+    assert as_client(
+        joblet, str(save(client(authority(joblet.certificates), "admin", days=-1), tmp_path, "expired")), "job", "list"
+    ) == ("Error: certificate verify failed: certificate has expired")
 
 
 def test_unknown_role(joblet: LocalSystem, tmp_path: Path) -> None:
-    assert as_client(joblet, issue(joblet, tmp_path, "intern"), "job", "list") == (
-        "Error: role intern is not allowed to perform operation list_jobs"
-    )
+    assert as_client(
+        joblet, str(save(client(authority(joblet.certificates), "intern"), tmp_path, "intern")), "job", "list"
+    ) == ("Error: role intern is not allowed to perform operation list_jobs")
 
 
 def test_wrong_authority(joblet: LocalSystem, tmp_path: Path) -> None:
     other = run_rnx("certs", "init", "--dir", tmp_path / "other")
     assert other.returncode == 0, other.stderr.decode()
-    said = as_client(joblet, "admin", "job", "list", ca=tmp_path / "other/ca-cert.pem")
+    said = as_client(joblet, "admin-client", "job", "list", ca=tmp_path / "other/ca-cert.pem")
     assert said.startswith("Error: certificate verify failed: ")
-    said = as_client(joblet, f"{tmp_path}/other/admin", "job", "list")
+    said = as_client(joblet, f"{tmp_path}/other/admin-client", "job", "list")
     assert said.startswith("Error: certificate verify failed: ")
 
 

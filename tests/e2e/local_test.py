@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 from pathlib import Path
 
 import leftovers
 import pytest
-from local_system import local_system, run_rnx, wait_for
+from local_system import LocalSystem, local_system, run_rnx, wait_for
 
 pytestmark = pytest.mark.root
+
+
+def is_running(system: LocalSystem, job_id: str) -> bool:
+    """Whether rnx shows the job as RUNNING."""
+    return system.status(job_id)["Status"] == "RUNNING"
 
 
 def test_down_leaves_nothing_also_with_jobs_running(tmp_path: Path) -> None:
@@ -17,7 +23,7 @@ def test_down_leaves_nothing_also_with_jobs_running(tmp_path: Path) -> None:
     with local_system(tmp_path / "jbtest") as system:
         for network in ("host", "none"):
             job = system.run(f"--network={network}", "sh", "-c", "trap '' TERM; setsid sleep 1000 & sleep 1000")
-            wait_for("RUNNING", lambda job=job: system.status(job)["Status"] == "RUNNING")
+            wait_for("RUNNING", partial(is_running, system, job))
         assert leftovers.snapshot() - before, "the snapshot must see a running system"
     assert leftovers.snapshot() - before == frozenset()
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
+from certificates import authority, client, save, stranger
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -16,7 +16,6 @@ from local_system import LocalSystem, run_rnx
 
 from joblet.api import job_pb2, network_pb2, node_pb2, runtime_pb2, volume_pb2
 from joblet.api.internal import registry_pb2
-from joblet.common import pki
 
 pytestmark = pytest.mark.root
 
@@ -47,23 +46,18 @@ def operation(method: MethodDescriptor) -> str:
 def channels(joblet: LocalSystem, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, grpc.Channel]]:
     """An open channel for each kind of caller."""
     root = (joblet.certificates / "ca-cert.pem").read_bytes()
-    ca = pki.load_ca(joblet.certificates)
-    other = pki.create_ca("jbtest other CA")
-    now = datetime.now(UTC)
-    opened = {}
-    for kind, authority, role, days in (
-        ("admin", ca, "admin", 1),
-        ("viewer", ca, "viewer", 1),
-        ("unknown OU", ca, "intern", 1),
-        ("expired", ca, "admin", -1),
-        ("other CA", other, "admin", 1),
-    ):
-        issued = pki.issue(
-            authority, common_name="jbtest", role=role, hosts=(),
-            not_before=now - timedelta(days=2), not_after=now + timedelta(days=days),
-        )  # fmt: skip
-        credentials = grpc.ssl_channel_credentials(root, issued.key_pem, issued.cert_pem)
-        opened[kind] = grpc.secure_channel(joblet.address, credentials)
+    ca = authority(joblet.certificates)
+    callers = {
+        "admin": client(ca, "admin"),
+        "viewer": client(ca, "viewer"),
+        "unknown OU": client(ca, "intern"),
+        "expired": client(ca, "admin", days=-1),
+        "other CA": client(stranger(), "admin"),
+    }
+    opened = {
+        kind: grpc.secure_channel(joblet.address, grpc.ssl_channel_credentials(root, pair.key, pair.cert))
+        for kind, pair in callers.items()
+    }
     opened["none"] = grpc.secure_channel(joblet.address, grpc.ssl_channel_credentials(root))
     yield opened
     for channel in opened.values():
@@ -84,7 +78,7 @@ def call(channel: grpc.Channel, path: str, method: MethodDescriptor) -> tuple[gr
         if method.server_streaming:
             list(answer)
     except grpc.RpcError as error:
-        return error.code(), error.details()
+        return error.code(), error.details() or ""
     return grpc.StatusCode.OK, ""
 
 
@@ -121,17 +115,10 @@ VERBS = {"run_job": ("run", "true"), "get_job_status": ("status", "0000"), "list
 
 @pytest.mark.parametrize("operation_name", VERBS)
 def test_what_rnx_prints(joblet: LocalSystem, tmp_path: Path, operation_name: str) -> None:
-    ca = pki.load_ca(joblet.certificates)
-    now = datetime.now(UTC)
-    for name, authority, role, days in (
-        ("intern", ca, "intern", 1),
-        ("expired", ca, "admin", -1),
-        ("other", pki.create_ca("jbtest other CA"), "admin", 1),
-    ):
-        pki.issue(
-            authority, common_name="jbtest", role=role, hosts=(),
-            not_before=now - timedelta(days=2), not_after=now + timedelta(days=days),
-        ).write(tmp_path / f"{name}-cert.pem", tmp_path / f"{name}-key.pem")  # fmt: skip
+    ca = authority(joblet.certificates)
+    save(client(ca, "intern"), tmp_path, "intern")
+    save(client(ca, "admin", days=-1), tmp_path, "expired")
+    save(client(stranger(), "admin"), tmp_path, "other")
 
     def said(base: Path) -> str:
         done = run_rnx("--server", joblet.address, "--cert", f"{base}-cert.pem", "--key", f"{base}-key.pem",
@@ -142,7 +129,7 @@ def test_what_rnx_prints(joblet: LocalSystem, tmp_path: Path, operation_name: st
     assert said(tmp_path / "expired") == "Error: certificate verify failed: certificate has expired"
     assert said(tmp_path / "other").startswith("Error: certificate verify failed: ")
     assert said(tmp_path / "absent") == "Error: failed to extract client role: no TLS information found"
-    viewer = said(joblet.certificates / "viewer")
+    viewer = said(joblet.certificates / "viewer-client")
     if operation_name in ("run_job", "stop_job"):
         assert viewer == f"Error: role viewer is not allowed to perform operation {operation_name}"
     else:

@@ -133,8 +133,8 @@ def test_run_examples(joblet: LocalSystem, arguments: list[str], command: str) -
 def test_run_without_the_noun_and_with_named_certificates(joblet: LocalSystem) -> None:
     printed = run_rnx(
         f"--server={joblet.address}",
-        f"--cert={joblet.certificates}/admin-cert.pem",
-        f"--key={joblet.certificates}/admin-key.pem",
+        f"--cert={joblet.certificates}/admin-client-cert.pem",
+        f"--key={joblet.certificates}/admin-client-key.pem",
         f"--ca={joblet.certificates}/ca-cert.pem",
         "run", "echo", "remote execution on Linux",
     )  # fmt: skip
@@ -147,8 +147,8 @@ def test_environment_variables(joblet: LocalSystem) -> None:
         "job", "run", "python3", "script.py",
         environment={
             "JOBLET_SERVER": joblet.address,
-            "JOBLET_CERT_PATH": f"{joblet.certificates}/admin-cert.pem",
-            "JOBLET_KEY_PATH": f"{joblet.certificates}/admin-key.pem",
+            "JOBLET_CERT_PATH": f"{joblet.certificates}/admin-client-cert.pem",
+            "JOBLET_KEY_PATH": f"{joblet.certificates}/admin-client-key.pem",
             "JOBLET_CA_PATH": f"{joblet.certificates}/ca-cert.pem",
         },
     )  # fmt: skip
