@@ -1,9 +1,10 @@
+# ruff: noqa: RUF009 - the calls return dataclass fields, whose names the linter does not know
 """The configuration of every service: one YAML file, one section per concern, parsed once at start.
 
 The keys of `joblet:` and `grpc:` are the specification's, with its defaults. A file may leave out whatever it does not
-change; unknown keys and bad values are refused by name, all at once (`joblet.common.yamlschema`). Sizes in the file carry
-the unit the specification gave them (MB, bytes); times are durations in the file and seconds here. Relative paths are
-relative to the file's directory.
+change; unknown keys and bad values are refused by name, all at once (`joblet.common.yamlschema`). Sizes in the file
+carry the unit the specification gave them (MB, bytes); times are durations in the file and seconds here. Relative paths
+are relative to the file's directory.
 """
 
 from collections.abc import Mapping
@@ -79,7 +80,7 @@ class ExecutorConfig:
     metrics_listen: str = schema.address("127.0.0.1:9152")
     tls: TlsFiles = schema.section(TlsFiles)
     gateways: tuple[str, ...] = schema.addresses(("localhost:50051",))
-    # What the gateway is told to dial for this node's three services; advertise unset: the port listened on, at localhost.
+    # What the gateway is told to dial for this node's services; advertise unset: the port listened on, at localhost.
     advertise: str | None = schema.optional_address()
     logstore_address: str = schema.address("localhost:50053")
     runtime_address: str = schema.address("localhost:50054")

@@ -54,7 +54,7 @@ class Code(StrEnum):
 
 
 class JobletError(Exception):
-    """Any failure that has a name. `str(error)` is the message, exactly as a user sees it; the hint travels beside it."""
+    """Any failure that has a name. `str(error)` is the message as a user sees it; the hint travels beside it."""
 
     code: Code
     default_code: ClassVar[Code] = Code.UNKNOWN

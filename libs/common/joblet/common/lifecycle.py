@@ -1,4 +1,4 @@
-"""The life of a process: arguments, configuration, signals, exit code. 0 after SIGTERM, 1 on an error, 2 on bad usage."""
+"""The life of a process: arguments, configuration, signals and the exit code: 0, 1 on an error, 2 on bad usage."""
 
 import argparse
 import asyncio
@@ -43,9 +43,7 @@ def run(main: Main) -> int:
 def service(name: str, serve: Serve, arguments: Sequence[str] | None = None) -> int:
     """The main() of a service: `--config FILE` and `--version`, logging set up, then `serve(config, stop)`."""
     parser = argparse.ArgumentParser(prog=f"joblet-{name}", description=f"The {name} service of Joblet.")
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"default: {configuration.DEFAULT_PATH}, if present"
-    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"default: {configuration.DEFAULT_PATH}")
     parser.add_argument("--version", action="version", version=f"joblet-{name} {VERSION}")
     options = parser.parse_args(arguments)
     try:

@@ -2,7 +2,7 @@
 
     [2024-01-15T10:30:00Z] [INFO] job started successfully | jobId=f47ac10b pid=12345 command="python3 script.py"
 
-A message is a fixed text; what varies goes into fields. Values that hold anything but plain characters are quoted as JSON
+A message is a fixed text; what varies goes into fields. Values with anything but plain characters are quoted as JSON
 strings, so a line is always one line. Libraries that use `logging` come out the same way, from WARN up. Secrets are
 never passed to this module.
 """

@@ -1,7 +1,7 @@
 """Prometheus metrics and probes of a service over plain HTTP: /metrics, /healthz (alive) and /readyz (503 and why not).
 
-REGISTRY is the process's one registry, with the process's own figures (CPU, memory, open files) in it. The server answers
-from threads of its own, so a busy event loop does not hide the metrics that would show it.
+REGISTRY is the process's one registry, with the process's own figures (CPU, memory, open files) in it. The server
+answers from threads of its own, so a busy event loop does not hide the metrics that would show it.
 """
 
 import socket

@@ -1,9 +1,9 @@
 """Certificates: one CA per installation, ECDSA P-256, roles in the subject's OU.
 
-The subject is `CN=<name>, OU=<role>, O=<organization>`. Servers that are clients too (gateway, node) carry both extended
-key usages, people's certificates only clientAuth. Every certificate names its CN as a DNS name as well when it can be
-one: the gateway dials the services of a node by the node's id, wherever they listen. `cryptography` is imported inside
-the functions: rnx loads this module for every command.
+The subject is `CN=<name>, OU=<role>, O=<organization>`. Servers that are clients too (gateway, node) carry both
+extended key usages, people's certificates only clientAuth. Every certificate names its CN as a DNS name as well, if it
+can be one: the gateway dials the services of a node by the node's id, wherever they listen. `cryptography` is imported
+inside the functions: rnx loads this module for every command.
 """
 
 import ipaddress
@@ -208,9 +208,9 @@ CLIENT = "client"  # the name the specification's flags default to; the admin's
 def write_bundle(
     directory: Path, *, hosts: Sequence[str] = ("localhost", "127.0.0.1", "::1"), node_id: str = "node-1"
 ) -> Bundle:
-    """Everything one machine needs: CA, gateway, node, admin and viewer, and client-*.pem, the admin's under the default name.
+    """Everything one machine needs: CA, gateway, node, admin, viewer, and the admin's again under the default name.
 
-    Creates the directory with mode 0700. Raises InvalidArgument if it already holds a CA: replacing one locks everybody out.
+    Creates the directory with mode 0700. Raises InvalidArgument if it holds a CA: replacing it locks everybody out.
     """
     bundle = Bundle(directory)
     if bundle.ca_cert.exists() or bundle.ca_key.exists():

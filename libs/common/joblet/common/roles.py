@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """The organizational units that mean something. Any other OU may be shown a certificate for, and is allowed nothing."""
+    """The organizational units that mean something; a certificate with any other OU is allowed nothing."""
 
     ADMIN = "admin"  # a person: everything
     VIEWER = "viewer"  # a person: get, list, stream
@@ -16,7 +16,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a certificate says about its holder. `not_after` is timezone-aware (UTC), `serial` the X.509 serial number."""
+    """What a certificate says about its holder; `not_after` is timezone-aware (UTC), `serial` the X.509 serial."""
 
     common_name: str
     ou: str

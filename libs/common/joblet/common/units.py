@@ -43,7 +43,7 @@ def parse_duration(text: str) -> float:
 
 
 def rfc3339(ns: int) -> str:
-    """A time in nanoseconds since the epoch as "2024-01-15T10:30:00Z", cut to the second; "" for 0, which is no time."""
+    """A time in nanoseconds since the epoch as "2024-01-15T10:30:00Z", cut to the second; "" for 0, no time."""
     if ns == 0:
         return ""
     return datetime.fromtimestamp(ns // NS_PER_SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

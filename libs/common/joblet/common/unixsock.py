@@ -1,7 +1,8 @@
 """Unix sockets by path of any length, with descriptors and credentials in messages (unix(7), cmsg(3)).
 
-The kernel's address holds 108 bytes of path. A longer one is reached through its directory: /proc/self/fd/N/name, where N
-is the open directory. All sockets are close-on-exec. Messages are SOCK_SEQPACKET unless said otherwise: whole or not at all.
+The kernel's address holds 108 bytes of path. A longer one is reached through its directory: /proc/self/fd/N/name, where
+N is the open directory. All sockets are close-on-exec. Messages are SOCK_SEQPACKET unless said otherwise: whole or not
+at all.
 """
 
 import array
@@ -32,7 +33,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One message. The receiver owns `fds` and closes them. `credentials` only with `pass_credentials`; data b"" at EOF."""
+    """One message; the receiver owns and closes `fds`. `credentials` only after pass_credentials; data b"" is EOF."""
 
     data: bytes
     fds: tuple[int, ...]

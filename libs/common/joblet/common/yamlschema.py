@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How one YAML value becomes a field: `parse(value, base)` returns it or raises ValueError; `expected` says what is allowed.
+    """How one YAML value becomes a field: `parse(value, base)` returns it or raises ValueError unless it is `expected`.
 
     `base` is the directory that relative paths in the file are relative to.
     """
@@ -37,7 +37,7 @@ _SECTION = "section"
 
 def _field(default: T, rule: Rule) -> T:
     """A dataclass field with a rule; typed as its value, as dataclasses.field itself is."""
-    return cast(T, field(default=default, metadata={_RULE: rule}))
+    return field(default=default, metadata={_RULE: rule})
 
 
 def integer(default: int, *, minimum: int = 0, maximum: int = 2**31 - 1) -> int:
@@ -156,22 +156,30 @@ def labels() -> Mapping[str, str]:
 
 def section(kind: type[T], **defaults: Any) -> T:
     """A nested section; `defaults` replace those of the section's own fields."""
-    return cast(T, field(default_factory=lambda: kind(**defaults), metadata={_SECTION: kind}))
+    return field(default_factory=lambda: kind(**defaults), metadata={_SECTION: kind})
 
 
 def read(kind: type[T], source: Path) -> T:
     """The file as a `kind`; an empty file is all defaults. Raises ConfigError with every problem found."""
-    try:
-        document = yaml.load(source.read_bytes(), Loader=_UniqueKeyLoader)  # a SafeLoader
-    except OSError as error:
-        raise ConfigError([f"cannot read {source}: {error.strerror}"]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([f"not YAML: {' '.join(str(error).split())}"], source=str(source)) from error
+    document = load_document(source)
     problems: list[str] = []
     parsed = _read_section(_default(kind), {} if document is None else document, "", source.absolute().parent, problems)
     if problems:
         raise ConfigError(problems, source=str(source))
     return parsed
+
+
+def load_document(source: Path) -> object:
+    """The YAML file as plain mappings, lists and scalars, None if it is empty; keys are texts and given once.
+
+    Raises ConfigError if the file cannot be read or is not YAML.
+    """
+    try:
+        return yaml.load(source.read_bytes(), Loader=_UniqueKeyLoader)  # a SafeLoader
+    except OSError as error:
+        raise ConfigError([f"cannot read {source}: {error.strerror}"]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"not YAML: {' '.join(str(error).split())}"], source=str(source)) from error
 
 
 def _default(kind: type[T]) -> T:
@@ -211,7 +219,7 @@ def _read_value(rule: Rule, value: object, default: object, name: str, base: Pat
 
 
 def key_of(item: "Field[Any]") -> str:
-    """The YAML key of a field: job_timeout_seconds -> jobTimeout when it is a duration, max_processes -> maxProcesses."""
+    """The YAML key of a field: max_processes -> maxProcesses; of a duration: job_timeout_seconds -> jobTimeout."""
     rule = item.metadata.get(_RULE)
     name = item.name.removesuffix("_seconds") if rule is not None and rule.is_duration else item.name
     head, *tail = name.split("_")
@@ -229,7 +237,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a text", key_node.start_mark)
             if key in seen:

@@ -1,0 +1,169 @@
+"""The interceptor in front of every handler: identity, access, errors, metrics, request id.
+
+In this order, for unary and streaming calls alike:
+1. the request id from metadata (or a new one) goes into the log context;
+2. the certificate gives the identity, its end is checked; the access table allows or refuses;
+3. the handler runs until it returns or the certificate ends;
+4. a JobletError becomes its status; AbortError and cancellation pass untouched; anything else is logged with its
+   traceback and answered with INTERNAL and a text that gives nothing away;
+5. the call is counted.
+"""
+
+import asyncio
+import inspect
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, TypeAlias
+
+import grpc
+from prometheus_client import Counter, Histogram
+
+from joblet.common import log
+from joblet.common.errors import Internal, JobletError, Unimplemented
+from joblet.common.roles import Identity
+from joblet.common.rpc import access, status
+
+REQUEST_ID_KEY = "joblet-request-id"
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+
+_log = log.get_logger(__name__)
+
+_CALLS = Counter("joblet_rpc", "Calls answered, by status code.", ["service", "method", "code"])
+_SECONDS = Histogram(
+    "joblet_rpc_seconds",
+    "Time from a call's arrival to its answer; of a stream, to its end.",
+    ["service", "method"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0),
+)
+
+# Quoted: generic in the type stubs only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """One per server."""
+
+    def __init__(self, table: access.AccessTable) -> None:
+        self._table = table
+        self._guarded: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        method = handler_call_details.method
+        guarded = self._guarded.get(method)
+        if guarded is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None  # grpc answers UNIMPLEMENTED
+            guarded = self._guarded[method] = self._guard(method, handler)
+        return guarded
+
+    def _guard(self, method: str, handler: Handler) -> Handler:
+        if handler.response_streaming:
+            return self._guard_stream(method, handler)
+        behaviour: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+        async def unary(request: Any, context: Context) -> Any:
+            async with self._call(method, context):
+                answer = behaviour(request, context)
+                return await answer if inspect.isawaitable(answer) else answer
+
+        make = (
+            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        )
+        return make(unary, handler.request_deserializer, handler.response_serializer)
+
+    def _guard_stream(self, method: str, handler: Handler) -> Handler:
+        behaviour: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+        async def stream(request: Any, context: Context) -> None:
+            async with self._call(method, context):
+                answers = behaviour(request, context)
+                if inspect.isawaitable(answers):  # a handler that calls context.write itself
+                    await answers
+                    return
+                async with aclosing(answers):
+                    async for answer in answers:
+                        await context.write(answer)
+
+        make = (
+            grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+        )
+        return make(stream, handler.request_deserializer, handler.response_serializer)
+
+    @asynccontextmanager
+    async def _call(self, method: str, context: Context) -> AsyncIterator[None]:
+        """Around one call. The contextvars need no reset: grpc runs every call in a task of its own."""
+        started = time.perf_counter()
+        code = grpc.StatusCode.OK.name
+        try:
+            log.request_id.set(_request_id(context))
+            identity = access.authenticate(context.auth_context())
+            access.set_identity(identity)
+            access.authorize(method, identity, self._table)
+            async with _until_certificate_ends(identity):
+                yield
+            code = _code_of(context)
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED.name
+            raise
+        except grpc.aio.AbortError:
+            code = _code_of(context)
+            raise
+        except Exception as error:  # noqa: BLE001 - the one place that turns every failure into a status
+            named = _named(method, error)
+            code = named.code.name
+            await context.abort(status.status_of(named), status.details_of(named), status.metadata_of(named))
+        finally:
+            _count(method, code, time.perf_counter() - started)
+
+
+@asynccontextmanager
+async def _until_certificate_ends(identity: Identity) -> AsyncIterator[None]:
+    """Ends the body with Unauthenticated at the certificate's end; a connection must not outlive it."""
+    remaining_seconds = identity.not_after.timestamp() - time.time()
+    try:
+        async with asyncio.timeout(remaining_seconds) as limit:
+            yield
+    except TimeoutError:
+        if limit.expired():
+            raise access.expired() from None
+        raise
+
+
+def _named(method: str, error: Exception) -> JobletError:
+    if isinstance(error, JobletError):
+        return error
+    if isinstance(error, NotImplementedError):  # what the generated base class of a servicer raises
+        return Unimplemented(f"method {method.rpartition('/')[2]}")
+    _log.exception("rpc failed", method=method)
+    return Internal(f"internal error (request id {log.request_id.get()})")
+
+
+def _request_id(context: Context) -> str:
+    """The caller's, so that one request is one id through all services; a new one if it sent none of a sane form."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return secrets.token_hex(8)
+
+
+def _code_of(context: Context) -> str:
+    """What the handler set by abort or set_code; grpc gives the enum, its number, or 0 for nothing set."""
+    value: Any = context.code()
+    number = value.value[0] if isinstance(value, grpc.StatusCode) else value
+    return next((code.name for code in grpc.StatusCode if code.value[0] == (number or 0)), "UNKNOWN")
+
+
+def _count(method: str, code: str, seconds: float) -> None:
+    service, _, name = method.lstrip("/").rpartition("/")
+    _CALLS.labels(service, name, code).inc()
+    _SECONDS.labels(service, name).observe(seconds)

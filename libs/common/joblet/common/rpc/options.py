@@ -1,0 +1,49 @@
+"""Channel arguments of servers and clients (grpc/grpc include/grpc/impl/channel_arg_names.h), side by side."""
+
+from joblet.common.config import GrpcConfig
+
+INTERNAL_MESSAGE_BYTES = 4 * 1024 * 1024
+KEEPALIVE_TIMEOUT_MS = 20_000
+# A client that pings more often than this is sent away (GOAWAY, too_many_pings); far below anybody's keepalive.
+MIN_PING_INTERVAL_MS = 1_000
+# A restarted service is found again within seconds; grpc's own limit is two minutes.
+INITIAL_BACKOFF_MS = 100
+MAX_BACKOFF_MS = 2_000
+
+Options = list[tuple[str, int | str]]
+
+
+def server_options(config: GrpcConfig, *, internal: bool) -> Options:
+    return [
+        # Otherwise two servers share one port unnoticed.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", INTERNAL_MESSAGE_BYTES if internal else config.max_recv_msg_size),
+        ("grpc.max_send_message_length", INTERNAL_MESSAGE_BYTES if internal else config.max_send_msg_size),
+        *_keepalive(config),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+    ]
+
+
+def client_options(config: GrpcConfig, *, internal: bool, target_name: str | None) -> Options:
+    """The limits of the other side, seen from here: what it may send we may receive."""
+    options: Options = [
+        ("grpc.max_receive_message_length", INTERNAL_MESSAGE_BYTES if internal else config.max_send_msg_size),
+        ("grpc.max_send_message_length", INTERNAL_MESSAGE_BYTES if internal else config.max_recv_msg_size),
+        *_keepalive(config),
+        ("grpc.initial_reconnect_backoff_ms", INITIAL_BACKOFF_MS),
+        ("grpc.max_reconnect_backoff_ms", MAX_BACKOFF_MS),
+    ]
+    if internal:
+        options.append(("grpc.enable_http_proxy", 0))
+    if target_name is not None:
+        options.append(("grpc.ssl_target_name_override", target_name))
+    return options
+
+
+def _keepalive(config: GrpcConfig) -> Options:
+    return [
+        ("grpc.keepalive_time_ms", int(config.keep_alive_time_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
