@@ -1,0 +1,225 @@
+import asyncio
+import json
+import os
+import random
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from joblet.common import unixsock
+from joblet.common.errors import StartError
+from joblet.logstore import handout as module
+from joblet.logstore.handout import PACKET_SIZE, Handout
+from joblet.logstore.index import IndexReader, Kind
+from joblet.logstore.layout import LogDirectory
+
+JOB = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+TIMEOUT_SECONDS = 10.0
+
+
+@contextmanager
+def connected(path: Path) -> Iterator[socket.socket]:
+    with unixsock.connect(path, timeout_seconds=TIMEOUT_SECONDS) as client:
+        yield client
+
+
+def raw(client: socket.socket, packet: bytes, fds: tuple[int, ...] = ()) -> tuple[dict[str, object], tuple[int, ...]]:
+    unixsock.send(client, packet, fds)
+    received = unixsock.receive(client, PACKET_SIZE)
+    return json.loads(received.data), received.fds
+
+
+def ask(client: socket.socket, operation: str, job_id: str = JOB) -> dict[str, object]:
+    answer, fds = raw(client, json.dumps({"op": operation, "job_id": job_id}).encode())
+    for fd in fds:
+        os.close(fd)
+    return answer
+
+
+def serving(directory: Path, *clients: Callable[[Path], None]) -> None:
+    """Runs each client in a thread of its own against a control socket; all descriptors must be closed afterwards."""
+
+    async def main() -> None:
+        with ExitStack() as stack:
+            logs = stack.enter_context(closing(LogDirectory(directory / "logs")))
+            disk = stack.enter_context(ThreadPoolExecutor(1))
+            handout = stack.enter_context(closing(Handout(directory / "run" / "control.sock", logs, disk)))
+            server = asyncio.create_task(handout.serve())
+            threads: list[Awaitable[None]] = [
+                asyncio.to_thread(client, directory / "run" / "control.sock") for client in clients
+            ]
+            await asyncio.gather(*threads)
+            server.cancel()
+            await asyncio.wait([server])
+            assert server.cancelled()
+
+    before = set(os.listdir("/proc/self/fd"))
+    asyncio.run(main())
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert not (directory / "run" / "control.sock").exists()
+
+
+def test_open_gives_the_descriptors_of_output_and_index(tmp_path: Path) -> None:
+    def client(path: Path) -> None:
+        request = json.dumps({"op": "open", "job_id": JOB}).encode()
+        with connected(path) as control:
+            for expected in (b"one", b"two"):
+                answer, (output, index) = raw(control, request)
+                assert answer == {"ok": True}
+                os.write(output, expected)
+                assert (tmp_path / "logs" / JOB / "output").read_bytes() == expected
+                assert Path(f"/proc/self/fd/{index}").readlink() == tmp_path / "logs" / JOB / "index"
+                os.close(output)
+                os.close(index)
+
+    serving(tmp_path, client)
+
+
+def test_finish_and_size_answer_with_bytes(tmp_path: Path) -> None:
+    def client(path: Path) -> None:
+        with connected(path) as control:
+            assert ask(control, "open") == {"ok": True}
+            output = tmp_path / "logs" / JOB / "output"
+            output.write_bytes(b"hello")
+            assert ask(control, "size") == {"ok": True, "bytes": 5, "ended": False}
+            assert ask(control, "finish") == {"ok": True, "bytes": 5}
+            assert ask(control, "finish") == {"ok": True, "bytes": 5}
+            assert ask(control, "size") == {"ok": True, "bytes": 5, "ended": True}
+            assert ask(control, "open") == {"ok": False, "error": f"the output of job {JOB} has ended"}
+            with (tmp_path / "logs" / JOB / "index").open("rb") as index:
+                assert [entry.kind for entry in IndexReader(index.fileno()).poll()] == [Kind.END]
+
+    serving(tmp_path, client)
+
+
+@pytest.mark.parametrize("operation", ["finish", "size"])
+def test_unknown_jobs_are_named(tmp_path: Path, operation: str) -> None:
+    def client(path: Path) -> None:
+        with connected(path) as control:
+            assert ask(control, operation, UNKNOWN) == {"ok": False, "error": f"job not found: {UNKNOWN}"}
+
+    serving(tmp_path, client)
+
+
+@pytest.mark.parametrize(
+    ("packet", "error"),
+    [
+        (b"{", "a request is one JSON object"),
+        (b"\xff\xfe\x00", "a request is one JSON object"),
+        (b"[" * PACKET_SIZE, "a request is one JSON object"),
+        (b"[]", 'a request has the keys "op" and "job_id"'),
+        (b'{"op": "open"}', 'a request has the keys "op" and "job_id"'),
+        (b'{"op": "open", "job_id": "x", "path": "/etc"}', 'a request has the keys "op" and "job_id"'),
+        (b'{"op": "format", "job_id": "x"}', "op is one of open, finish, size"),
+        (b'{"op": ["open"], "job_id": "x"}', "op is one of open, finish, size"),
+        (b'{"op": "open", "job_id": 7}', "job_id is a string"),
+        (b'{"op": "open", "job_id": "../../etc"}', "invalid job id: '../../etc'"),
+        (b"x" * (PACKET_SIZE + 1), "a request has at most 4096 bytes and no descriptors"),
+    ],
+)
+def test_a_bad_request_is_answered_and_the_connection_goes_on(tmp_path: Path, packet: bytes, error: str) -> None:
+    def client(path: Path) -> None:
+        with connected(path) as control:
+            assert raw(control, packet) == ({"ok": False, "error": error}, ())
+            assert ask(control, "open") == {"ok": True}
+
+    serving(tmp_path, client)
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == [JOB]
+
+
+def test_random_packets_are_all_answered(tmp_path: Path) -> None:
+    def client(path: Path) -> None:
+        noise = random.Random(1)
+        with connected(path) as control:
+            for _ in range(300):
+                answer, _ = raw(control, noise.randbytes(noise.randrange(1, 200)))
+                assert answer["ok"] is False
+            assert ask(control, "open") == {"ok": True}
+
+    serving(tmp_path, client)
+
+
+def test_descriptors_sent_along_are_refused_and_closed(tmp_path: Path) -> None:
+    def client(path: Path) -> None:
+        reading, writing = os.pipe()
+        with connected(path) as control:
+            answer, _ = raw(control, b'{"op": "open", "job_id": "x"}', (writing,))
+            assert answer == {"ok": False, "error": "a request has at most 4096 bytes and no descriptors"}
+            os.close(writing)
+            assert os.read(reading, 1) == b""  # no other copy of the writing end is left
+        os.close(reading)
+
+    serving(tmp_path, client)
+
+
+def test_an_error_of_the_disk_is_answered(tmp_path: Path) -> None:
+    def client(path: Path) -> None:
+        with connected(path) as control:
+            (tmp_path / "logs" / JOB).write_bytes(b"in the way")
+            answer = ask(control, "open")
+            assert answer["ok"] is False and "Not a directory" in str(answer["error"])
+
+    serving(tmp_path, client)
+
+
+def test_peers_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """Each client keeps its own connection open until all have been answered."""
+    clients = 8
+    answered = [0] * clients
+
+    def client(number: int, path: Path) -> None:
+        with connected(path) as control:
+            for _ in range(20):
+                assert ask(control, "open", f"0000000{number}-0000-4000-8000-000000000000") == {"ok": True}
+                answered[number] += 1
+
+    def keep_open_and_silent(path: Path) -> None:
+        with connected(path) as silent, ExitStack() as stack:
+            unixsock.send(silent, b'{"op": "size", "job_id": "x"}')  # asks and never reads
+            for number in range(clients):
+                stack.callback(client, number, path)
+
+    serving(tmp_path, keep_open_and_silent, *[lambda path, n=n: client(n, path) for n in range(clients)])
+    assert answered == [40] * clients
+
+
+def test_more_connections_than_allowed_are_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONNECTIONS", 2)
+
+    def client(path: Path) -> None:
+        with connected(path) as first, connected(path) as second, connected(path) as third:
+            assert ask(first, "open") == ask(second, "open") == {"ok": True}
+            assert "more than 2 connections" in str(json.loads(unixsock.receive(third).data)["error"])
+
+    serving(tmp_path, client)
+
+
+def test_a_peer_that_asks_and_never_reads_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEND_TIMEOUT_SECONDS", 0.1)
+
+    def client(path: Path) -> None:
+        with connected(path) as control, pytest.raises(ConnectionError):
+            while True:
+                unixsock.send(control, b'{"op": "size", "job_id": "x"}')
+
+    serving(tmp_path, client)
+
+
+def test_the_socket_is_private_and_taken_only_once(tmp_path: Path) -> None:
+    def client(path: Path) -> None:
+        assert path.stat().st_mode & 0o777 == 0o600
+        with (
+            closing(LogDirectory(tmp_path / "other")) as logs,
+            ThreadPoolExecutor(1) as disk,
+            pytest.raises(StartError),
+        ):
+            Handout(path, logs, disk)
+        with connected(path) as control:
+            assert ask(control, "open") == {"ok": True}
+
+    serving(tmp_path, client)
