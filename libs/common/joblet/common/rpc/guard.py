@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import grpc
@@ -27,12 +28,14 @@ from joblet.common.roles import Identity
 from joblet.common.rpc import access, status
 
 REQUEST_ID_KEY = "joblet-request-id"
+MAX_CONNECTIONS = 8192  # remembered as seen; a connection forgotten and used again is counted again
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 _log = log.get_logger(__name__)
 
 _CALLS = Counter("joblet_rpc", "Calls answered, by status code.", ["service", "method", "code"])
+_CONNECTIONS = Counter("joblet_rpc_connections", "Connections that made at least one call; see joblet_tls_handshakes.")
 _SECONDS = Histogram(
     "joblet_rpc_seconds",
     "Time from a call's arrival to its answer; of a stream, to its end.",
@@ -51,6 +54,7 @@ class Guard(grpc.aio.ServerInterceptor):
     def __init__(self, table: access.AccessTable) -> None:
         self._table = table
         self._guarded: dict[str, Handler] = {}
+        self._count_connection = lru_cache(maxsize=MAX_CONNECTIONS)(_new_connection)
 
     async def intercept_service(
         self,
@@ -106,6 +110,7 @@ class Guard(grpc.aio.ServerInterceptor):
         code = grpc.StatusCode.OK.name
         try:
             log.request_id.set(_request_id(context))
+            self._count_connection(context.peer())
             identity = access.authenticate(context.auth_context())
             access.set_identity(identity)
             access.authorize(method, identity, self._table)
@@ -161,6 +166,10 @@ def _code_of(context: Context) -> str:
     value: Any = context.code()
     number = value.value[0] if isinstance(value, grpc.StatusCode) else value
     return next((code.name for code in grpc.StatusCode if code.value[0] == (number or 0)), "UNKNOWN")
+
+
+def _new_connection(_peer: str) -> None:
+    _CONNECTIONS.inc()
 
 
 def _count(method: str, code: str, seconds: float) -> None:

@@ -4,8 +4,9 @@ from joblet.common.config import GrpcConfig
 
 INTERNAL_MESSAGE_BYTES = 4 * 1024 * 1024
 KEEPALIVE_TIMEOUT_MS = 20_000
-# A client that pings more often than this is sent away (GOAWAY, too_many_pings); far below anybody's keepalive.
-MIN_PING_INTERVAL_MS = 1_000
+# A client that pings more often than this is sent away (GOAWAY, too_many_pings); below the
+# shortest keepalive that the configuration allows (1 s).
+MIN_PING_INTERVAL_MS = 500
 # A restarted service is found again within seconds; grpc's own limit is two minutes.
 INITIAL_BACKOFF_MS = 100
 MAX_BACKOFF_MS = 2_000

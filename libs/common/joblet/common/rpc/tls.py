@@ -1,9 +1,11 @@
 """Server credentials whose files may be replaced while the server runs.
 
 grpc asks for the certificates at every handshake. They are read again when a file has changed and used only if they fit
-together; a half-written or broken file is logged once and the certificates in use stay. Handshakes begun are counted.
-Failed ones cannot be: grpcio has no hook for them (1.85: the native library writes "Handshake failed with error ..." to
-stderr and closes the connection; a handshake refused by the server is seen by no Python code).
+together; a half-written or broken file is logged once and the certificates in use stay.
+
+grpcio (1.85) has no hook for a handshake that fails: the library writes "Handshake failed with error ..." to stderr,
+at its default verbosity, and closes the connection; no Python code sees it. What can be counted is handshakes begun
+(here) and connections that made a call (`joblet.common.rpc.guard`): the difference were refused or never used.
 """
 
 from pathlib import Path
