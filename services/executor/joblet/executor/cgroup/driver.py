@@ -1,8 +1,9 @@
 """What the executor sees of control groups: two Protocols, the values they exchange and their errors.
 
-There are two drivers, `v1.V1Driver` (v1 and hybrid hosts) and `v2.V2Driver`; `detect.detect()` chooses. Everything here
-is synchronous. `create` takes about a millisecond; `remove` and `kill` may wait for processes to go, so call them from a
-thread. Paths in texts and in `expected_paths` are those of /proc/PID/cgroup as the executor sees it.
+There are two drivers, `v1.V1Driver` (v1 and hybrid hosts) and `v2.V2Driver`; `detect.detect()` chooses. Everything
+here is synchronous. `create` takes under a millisecond; `remove`, `kill` and `discard` may wait for processes to go, so
+call them from a thread. A driver may be used by several threads. Paths in texts and in `expected_paths` are those of
+/proc/PID/cgroup as the executor sees it.
 """
 
 import os
@@ -11,14 +12,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from joblet.common.errors import FailedPrecondition, Internal
-from joblet.executor.cgroup.limits import Limits
+from joblet.executor.cgroup.limits import API_NAMES, Limits
 
 Device = tuple[int, int]
 """A block device as (major, minor)."""
 
 
 class CgroupError(Internal):
-    """Control groups cannot be used as needed. A refusal by the kernel reads "cgroup setup failed: permission denied"."""
+    """Control groups cannot be used as needed. The kernel's refusal reads "cgroup setup failed: permission denied"."""
 
     @classmethod
     def refused(cls, error: OSError, action: str) -> "CgroupError":
@@ -33,7 +34,7 @@ class LimitNotApplied(FailedPrecondition):
     """The kernel did not take a limit, or took another value. `field` is a field of `Limits`."""
 
     def __init__(self, field: str, why: str, *, hint: str | None = None) -> None:
-        super().__init__(f"limit {field} cannot be applied: {why}", hint=hint)
+        super().__init__(f"limit {API_NAMES[field]} cannot be applied: {why}", hint=hint)
         self.field = field
         self.why = why
 
@@ -119,4 +120,8 @@ class CgroupDriver(Protocol):
     def existing(self) -> list[str]:
         """Ids of all jobs that have directories, sorted; also half-made ones."""
 
-    def close(self) -> None: ...
+    def discard(self, job_id: str) -> None:
+        """Kills and removes whatever is there of a job, also half of it. CgroupError when processes stay."""
+
+    def close(self) -> None:
+        """Removes the parent if no job is left in it."""

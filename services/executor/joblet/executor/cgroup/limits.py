@@ -1,6 +1,17 @@
 """The limits of one job as numbers the kernel understands. Values only: no file is touched here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
+
+API_NAMES: Final[Mapping[str, str]] = {
+    "cpu_percent": "maxCPU",
+    "cpu_cores": "cpuCores",
+    "memory_bytes": "maxMemory",
+    "io_bytes_per_second": "maxIOBPS",
+    "max_processes": "maxProcesses",
+}
+"""What the user calls the fields of `Limits`."""
 
 
 @dataclass(frozen=True, slots=True)

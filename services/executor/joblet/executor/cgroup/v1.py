@@ -1,0 +1,260 @@
+"""The driver for cgroup v1 and for hybrid hosts, whose controllers are in v1 hierarchies.
+
+A job has one directory `<own>/<parent>/<job_id>` in each hierarchy it needs, and that is its payload. Its init joins
+none of them: v1 has no rule that inner nodes hold no processes, every directory costs time, and what init uses (pages
+of the log among it) stays out of the job's account and limits. The cpuset hierarchy is joined only when cores were
+asked for. Processes join through `tasks`, each for itself: a write to cgroup.procs waits for an RCU grace period.
+
+Sources: Documentation/admin-guide/cgroup-v1 (memory, cpusets, cpuacct, blkio-controller, pids), scheduler/sched-bwc.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from joblet.common.units import format_cpu_list, parse_cpu_list
+from joblet.executor.cgroup import files, job, leaf, setting
+from joblet.executor.cgroup.devices import is_stacked
+from joblet.executor.cgroup.driver import CgroupError, CgroupUsage, Device, LimitNotApplied
+from joblet.executor.cgroup.hierarchies import Hierarchy
+from joblet.executor.cgroup.limits import Limits
+
+JOINED = ("memory", "cpu", "cpuacct", "pids", "blkio")
+"""The controllers of every job: for its limits, and for its usage where there is no limit."""
+CPU_PERIOD_US = 100_000
+_CPU_PERCENT_US = CPU_PERIOD_US // 100
+_UNLIMITED_MEMORY_BYTES = 1 << 62
+"""Above every real limit: v1 shows "no limit" as the largest whole number of pages."""
+
+
+class V1Driver:
+    """A CgroupDriver. `parent` as in the configuration: "joblet" below the own cgroup, "/joblet" below the mount."""
+
+    version = 1
+
+    def __init__(self, hierarchies: Mapping[str, Hierarchy], parent: str) -> None:
+        missing = [controller for controller in JOINED if controller not in hierarchies]
+        if missing:
+            raise CgroupError(
+                f"cgroup setup failed: controllers {', '.join(missing)} are not mounted",
+                hint="mount them below /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1",
+            )
+        used = {name: hierarchies[name] for name in (*JOINED, "cpuset") if name in hierarchies}
+        self._paths = {name: found.path_of(parent) for name, found in used.items()}
+        self._parents = {name: found.directory(self._paths[name]) for name, found in used.items()}
+        self._depth = len(parent.strip("/").split("/"))
+
+    def prepare(self) -> None:
+        action = ""
+        try:
+            for directory in self._directories():
+                action = f"creating {directory}"
+                leaf.ensure(directory)
+                leaf.probe(directory)
+            if "cpuset" in self._parents:
+                action = f"preparing {self._parents['cpuset']}"
+                _inherit_cpuset(self._parents["cpuset"], self._depth)
+        except OSError as error:
+            raise CgroupError.refused(error, action) from error
+
+    def create(self, job_id: str, limits: Limits, devices: Sequence[Device]) -> "V1Job":
+        return job.created(job_id, lambda: self._create(job_id, limits, devices), self.prepare)
+
+    def adopt(self, job_id: str) -> "V1Job":
+        directories = {
+            name: directory for name, directory in self._job_directories(job_id).items() if leaf.exists(directory)
+        }
+        if "memory" not in directories:
+            raise job.not_there(job_id)
+        return V1Job(
+            job_id, directories, self._expected(job_id, directories), job.JoinFds(), _open_counter(directories)
+        )
+
+    def discard(self, job_id: str) -> None:
+        leaf.discard(list(dict.fromkeys(self._job_directories(job_id).values())))
+
+    def existing(self) -> list[str]:
+        return sorted({job_id for directory in self._directories() for job_id in leaf.children(directory)})
+
+    def close(self) -> None:
+        leaf.remove_unused(self._directories())
+
+    def _create(self, job_id: str, limits: Limits, devices: Sequence[Device]) -> "V1Job":
+        directories = self._job_directories(job_id)
+        if limits.cpu_cores is None and "cpuset" in directories and not self._shares_hierarchy("cpuset"):
+            del directories["cpuset"]
+        with ExitStack() as undo:
+            for directory in dict.fromkeys(directories.values()):
+                leaf.make(directory, undo)
+            _apply(limits, devices, directories)
+            payload = tuple(_open_tasks(directory, undo) for directory in dict.fromkeys(directories.values()))
+            counter = _open_counter(directories)
+            undo.callback(os.close, counter)
+            event = _watch_oom(directories["memory"], counter, undo)
+            made = V1Job(
+                job_id, directories, self._expected(job_id, directories), job.JoinFds((), payload, event), counter
+            )
+            undo.pop_all()
+        return made
+
+    def _directories(self) -> list[str]:
+        """The parents, each once: one hierarchy can carry several controllers."""
+        return list(dict.fromkeys(self._parents.values()))
+
+    def _job_directories(self, job_id: str) -> dict[str, str]:
+        job.check_id(job_id)
+        return {name: f"{parent}/{job_id}" for name, parent in self._parents.items()}
+
+    def _expected(self, job_id: str, names: Iterable[str]) -> dict[str, str]:
+        return {name: f"{self._paths[name].rstrip('/')}/{job_id}" for name in names}
+
+    def _shares_hierarchy(self, controller: str) -> bool:
+        return list(self._parents.values()).count(self._parents[controller]) > 1
+
+
+class V1Job(job.LeafJob):
+    """A JobCgroup; `directories` are those of the payload by controller."""
+
+    def __init__(
+        self,
+        job_id: str,
+        directories: Mapping[str, str],
+        expected_paths: Mapping[str, str],
+        join: job.JoinFds,
+        oom_counter_fd: int,
+    ) -> None:
+        super().__init__(job_id, list(dict.fromkeys(directories.values())), expected_paths, join, oom_counter_fd)
+        self._by_controller = dict(directories)
+
+    def kill(self) -> None:
+        leaf.kill_all(self._directories)
+
+    def _file(self, name: str) -> str:
+        return f"{self._by_controller[name.split('.', 1)[0]]}/{name}"
+
+    def _read_limits(self) -> Limits:
+        memory_bytes = files.number(files.read(self._file("memory.limit_in_bytes")))
+        quota_us = files.number(files.read(self._file("cpu.cfs_quota_us")))
+        rates = [
+            rate
+            for operation in ("read", "write")
+            for rate in files.rates(files.read(self._file(f"blkio.throttle.{operation}_bps_device"))).values()
+        ]
+        return Limits(
+            cpu_percent=quota_us // _CPU_PERCENT_US,
+            cpu_cores=parse_cpu_list(files.read(self._file("cpuset.cpus")))
+            if "cpuset" in self._by_controller
+            else None,
+            memory_bytes=0 if memory_bytes >= _UNLIMITED_MEMORY_BYTES else memory_bytes,
+            io_bytes_per_second=min(rates, default=0),
+            max_processes=files.number(files.read(self._file("pids.max"))),
+        )
+
+    def _read_usage(self) -> CgroupUsage:
+        user_seconds, system_seconds = self._cpu_seconds()
+        moved = {"Read": 0, "Write": 0}
+        for device, operation, count in files.operations(files.read(self._file("blkio.throttle.io_service_bytes"))):
+            if operation in moved and not is_stacked(device):
+                moved[operation] += count
+        return CgroupUsage(
+            cpu_user_seconds=user_seconds,
+            cpu_system_seconds=system_seconds,
+            peak_memory_bytes=int(files.read(self._file("memory.max_usage_in_bytes"))),
+            io_read_bytes=moved["Read"],
+            io_write_bytes=moved["Write"],
+            oom_kills=job.oom_kills(files.read(self._file("memory.oom_control"))),
+        )
+
+    def _cpu_seconds(self) -> tuple[float, float]:
+        """cpuacct.usage is exact to the nanosecond, its parts are counted in ticks: they only divide the sum."""
+        total_ns = int(files.read(self._file("cpuacct.usage")))
+        user_ns = int(files.read(self._file("cpuacct.usage_user")))
+        system_ns = int(files.read(self._file("cpuacct.usage_sys")))
+        ticked_ns = user_ns + system_ns
+        exact_user_ns = total_ns * user_ns / ticked_ns if ticked_ns else total_ns
+        return exact_user_ns / 1e9, (total_ns - exact_user_ns) / 1e9
+
+
+def _apply(limits: Limits, devices: Sequence[Device], directories: Mapping[str, str]) -> None:
+    if limits.memory_bytes:
+        _limit_memory(directories["memory"], limits.memory_bytes)
+    if limits.cpu_percent:
+        cpu = directories["cpu"]
+        setting.apply_number("cpu_percent", f"{cpu}/cpu.cfs_period_us", CPU_PERIOD_US)
+        setting.apply_number("cpu_percent", f"{cpu}/cpu.cfs_quota_us", limits.cpu_percent * _CPU_PERCENT_US)
+    if limits.cpu_cores is not None:
+        _limit_cores(directories.get("cpuset"), limits.cpu_cores)
+    if limits.max_processes:
+        setting.apply_number("max_processes", f"{directories['pids']}/pids.max", limits.max_processes)
+    if limits.io_bytes_per_second:
+        _limit_io(directories["blkio"], limits.io_bytes_per_second, devices)
+
+
+def _limit_memory(directory: str, limit_bytes: int) -> None:
+    """memory.memsw (memory with swap) may not be below memory, so it comes second. Equal means: no swap at all."""
+    setting.apply_bytes("memory_bytes", f"{directory}/memory.limit_in_bytes", limit_bytes)
+    setting.apply_number("memory_bytes", f"{directory}/memory.swappiness", 0)
+    both = f"{directory}/memory.memsw.limit_in_bytes"
+    if Path(both).exists():
+        setting.apply_bytes("memory_bytes", both, limit_bytes)
+    else:
+        setting.require_no_swap("memory.memsw.limit_in_bytes")
+
+
+def _limit_cores(directory: str | None, cores: tuple[int, ...]) -> None:
+    if directory is None:
+        raise LimitNotApplied("cpu_cores", "the cpuset controller is not mounted")
+    setting.apply(
+        "cpu_cores", f"{directory}/cpuset.cpus", format_cpu_list(cores), lambda answer: parse_cpu_list(answer) == cores
+    )
+
+
+def _limit_io(directory: str, rate: int, devices: Sequence[Device]) -> None:
+    setting.require_devices(devices)
+    for device in devices:
+        for operation in ("read", "write"):
+            setting.apply(
+                "io_bytes_per_second",
+                f"{directory}/blkio.throttle.{operation}_bps_device",
+                f"{device[0]}:{device[1]} {rate}",
+                partial(_rate_holds, device=device, rate=rate),
+            )
+
+
+def _rate_holds(answer: str, device: Device, rate: int) -> bool:
+    return files.rates(answer).get(device) == rate
+
+
+def _inherit_cpuset(parent: str, depth: int) -> None:
+    """Gives the last `depth` directories of `parent` the CPUs and memory nodes of what is above them.
+
+    A new v1 cpuset is empty and takes no process; with clone_children the directories of jobs start with a copy.
+    """
+    levels = parent.split("/")
+    for end in range(len(levels) - depth + 1, len(levels) + 1):
+        directory, above = "/".join(levels[:end]), "/".join(levels[: end - 1])
+        for name in ("cpus", "mems"):
+            available = files.read(f"{above}/cpuset.effective_{name}")
+            if files.read(f"{directory}/cpuset.{name}") != available:
+                files.write(f"{directory}/cpuset.{name}", available.strip())
+    files.write(f"{parent}/cgroup.clone_children", "1")
+
+
+def _open_tasks(directory: str, undo: ExitStack) -> int:
+    fd = os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC)
+    undo.callback(os.close, fd)
+    return fd
+
+
+def _open_counter(directories: Mapping[str, str]) -> int:
+    return os.open(f"{directories['memory']}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _watch_oom(directory: str, counter_fd: int, undo: ExitStack) -> int:
+    """An eventfd that counts up when the limit is hit; the registration lives as long as cgroup and eventfd."""
+    event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    undo.callback(os.close, event_fd)
+    files.write(f"{directory}/cgroup.event_control", f"{event_fd} {counter_fd}")
+    return event_fd
