@@ -1,0 +1,184 @@
+"""One connection to a gateway: connecting, calls with deadlines, repeating what may be repeated.
+
+Connecting is a step of its own, because grpc reports every failed handshake as UNAVAILABLE: when it does not succeed,
+`diagnose` finds out why. Once connected, a call that ends UNAVAILABLE means that the gateway went away or has no node;
+calls that may be sent twice (reads, and RunJob with its request id) are then repeated over a new connection.
+Importing this module imports grpc (about 100 ms).
+"""
+
+import os
+import queue
+import re
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar, cast
+from urllib.parse import unquote
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own handshake errors; before the import, which reads it
+
+import grpc  # noqa: E402
+
+from joblet.api import job_pb2_grpc  # noqa: E402
+from joblet.common.errors import Code, JobletError, from_code  # noqa: E402
+from joblet.common.ids import new_job_id  # noqa: E402
+from rnx import credentials, diagnose  # noqa: E402
+from rnx.errors import CannotConnect, NoAnswer  # noqa: E402
+from rnx.settings import Settings  # noqa: E402
+
+# As in joblet.common.rpc, which servers import with much else.
+_REQUEST_ID_KEY, _HINT_KEY = "joblet-request-id", "joblet-hint"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+
+CONNECT_SECONDS = 10.0
+CALL_SECONDS = 30.0  # deadline of a unary call
+RETRY_SECONDS = 10.0  # how long a call that may be repeated is repeated
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.max_send_message_length", -1),  # the server's limit decides, and `commands.job` checks it before
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.min_reconnect_backoff_ms", int(CONNECT_SECONDS * 1000)),  # also how long one attempt may take
+    ("grpc.enable_http_proxy", 0),  # a proxy would see a CONNECT to a private port, and `diagnose` could not explain it
+    ("grpc.enable_retries", 0),
+)
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Received = TypeVar("Received", covariant=True)
+
+if TYPE_CHECKING:  # grpc's classes are generic in its type stubs only
+    Unary = Callable[[job_pb2_grpc.JobServiceStub], grpc.UnaryUnaryMultiCallable[Request, Response]]
+    Stream = Callable[[job_pb2_grpc.JobServiceStub], grpc.UnaryStreamMultiCallable[Request, Response]]
+
+
+class ResponseStream(Protocol[Received]):
+    """What grpc answers a streaming call with."""
+
+    def __iter__(self) -> Iterator[Received]: ...
+
+    def cancel(self) -> bool: ...
+
+
+class Client:
+    """A connected client; leave it with `with`. Every failure is a JobletError that says what a user can do."""
+
+    def __init__(self, settings: Settings, *, request_id: str | None = None) -> None:
+        self.settings = settings
+        # In the server's log; what it would not take there gets another name.
+        self._request_id = request_id if request_id and _REQUEST_ID.fullmatch(request_id) else new_job_id()
+        self._credentials = credentials.read(settings)
+        self._channel = self._open()
+        self._stub = job_pb2_grpc.JobServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def connect(self) -> None:
+        """Returns once the connection is up. Raises what `diagnose` found, or CannotConnect when time is up."""
+        states: queue.SimpleQueue[grpc.ChannelConnectivity] = queue.SimpleQueue()
+        self._channel.subscribe(states.put, try_to_connect=True)
+        deadline = time.monotonic() + CONNECT_SECONDS
+        try:
+            while (state := states.get(timeout=max(0.0, deadline - time.monotonic()))) not in _DECIDED:
+                pass
+        except queue.Empty:
+            state = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        finally:
+            self._channel.unsubscribe(states.put)
+        if state is not grpc.ChannelConnectivity.READY:
+            raise diagnose.why_no_connection(self.settings, self._credentials)
+
+    def reconnect(self, deadline: float) -> None:
+        """A new connection, tried until `deadline` (of time.monotonic); raises what stood in the way last."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            self._channel.close()
+            self._channel = self._open()
+            self._stub = job_pb2_grpc.JobServiceStub(self._channel)
+            try:
+                return self.connect()
+            except CannotConnect:
+                if time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def call(self, method: "Unary[Request, Response]", request: Request) -> Response:
+        """One call, never repeated."""
+        try:
+            return method(self._stub)(request, timeout=CALL_SECONDS, metadata=self._metadata())
+        except grpc.RpcError as error:
+            raise self.explained(error) from error
+
+    def call_repeatable(self, method: "Unary[Request, Response]", request: Request) -> Response:
+        """One call that the server may get twice without harm; repeated for a while if the gateway went away."""
+        deadline = time.monotonic() + RETRY_SECONDS
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return method(self._stub)(request, timeout=CALL_SECONDS, metadata=self._metadata())
+            except grpc.RpcError as error:
+                failure = error
+            if not is_unavailable(failure) or time.monotonic() + pause > deadline:
+                raise self.explained(failure) from failure
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            self.reconnect(deadline)
+
+    def stream(self, method: "Stream[Request, Response]", request: Request) -> ResponseStream[Response]:
+        """A call answered by a stream, without a deadline: keepalive notices a gateway that is gone."""
+        return method(self._stub)(request, metadata=self._metadata())
+
+    def explained(self, error: grpc.RpcError) -> JobletError:
+        """The error a user sees; the server's text is taken over unchanged."""
+        call = _call_of(error)
+        code = Code[call.code().name]
+        if code is Code.DEADLINE_EXCEEDED:
+            return NoAnswer(f"no answer from {self.settings.address} within {CALL_SECONDS:g} s")
+        hint = dict(call.trailing_metadata() or ()).get(_HINT_KEY)
+        text = call.details() or code.lower().replace("_", " ")
+        return from_code(code, text, hint=unquote(hint) if isinstance(hint, str) else None)
+
+    def _open(self) -> grpc.Channel:
+        secure = grpc.ssl_channel_credentials(self._credentials.ca, self._credentials.key, self._credentials.cert)
+        return grpc.secure_channel(self.settings.address, secure, options=_OPTIONS)
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return ((_REQUEST_ID_KEY, self._request_id),)
+
+
+_DECIDED = frozenset(
+    {
+        grpc.ChannelConnectivity.READY,
+        grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+        grpc.ChannelConnectivity.SHUTDOWN,
+    }
+)
+
+
+def is_unavailable(error: grpc.RpcError) -> bool:
+    return _call_of(error).code() is grpc.StatusCode.UNAVAILABLE
+
+
+def _call_of(error: grpc.RpcError) -> grpc.Call:
+    """grpc raises errors that are calls as well (grpc docs, "Client-Side Context"), which its types do not say."""
+    return cast(grpc.Call, error)
+
+
+def pages(fetch: Callable[[str], tuple[list[Response], str]]) -> Iterator[Response]:
+    """All entries of a paged list; `fetch(token)` answers one page and the token of the next, "" at the end."""
+    token = ""
+    while True:
+        entries, token = fetch(token)
+        yield from entries
+        if not token:
+            return

@@ -1,0 +1,145 @@
+"""The `rnx` command: its verbs, and the one place where a failure becomes a text on stderr and an exit code."""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from rnx.cli import Entry, Noun, flags_of, usage_hint, wants_json
+
+_JOB = "rnx.commands.job"
+ENTRIES = {
+    "job": Entry(_JOB, "job", "Jobs: run, status, list, stop, log"),
+    "run": Entry(_JOB, "run", "Create and start a new job with optional resource limits"),
+    "status": Entry(_JOB, "status", "Get detailed information about a job"),
+    "list": Entry(_JOB, "list_jobs", "List all jobs with their current status"),
+    "stop": Entry(_JOB, "stop", "Stop a running job"),
+    "log": Entry(_JOB, "log", "Stream job output in real-time or view historical logs"),
+    "local": Entry("rnx.commands.local", "local", "A Joblet of its own on this machine: up, status, down"),
+    "certs": Entry("rnx.commands.certs", "certs", "Certificates: init, issue, show"),
+    "version": Entry("rnx.commands.version", "version", "Print the version of rnx"),
+}
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130  # as in rnx.errors, which --help does without
+COMPLETION_VARIABLE = "_RNX_COMPLETE"  # set by click's completion scripts
+
+
+class _Version(click.Option):
+    """--version; reads the number only when asked."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ["--version"], is_flag=True, expose_value=False, callback=_print_version, help="Print the version and exit"
+        )
+
+
+def _print_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        from joblet.common.version import VERSION
+
+        click.echo(f"rnx {VERSION}")
+        context.exit(0)
+
+
+_EPILOG = """\b
+Exit codes:
+  0    done
+  1    refused or failed: the text says why
+  2    wrong usage or configuration; nothing was sent
+  3    no connection: server, network or certificates
+  4    not found
+  130  interrupted by Ctrl+C
+
+\b
+Each value is taken from: flag, environment variable, --config FILE,
+./rnx-config.yml, ~/.rnx/rnx-config.yml, default."""
+
+app = Noun(
+    "rnx",
+    entries=ENTRIES,
+    params=[_Version()],
+    epilog=_EPILOG,
+    help="Run commands on Linux machines: isolated, limited, streamed.",
+)
+
+
+def main() -> None:
+    """The entry point of the console script and of the PEX."""
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line; the exit code. Nothing is raised for a failure that has a name."""
+    _make_streams_safe()
+    if COMPLETION_VARIABLE in os.environ:
+        app.main(args=list(arguments), prog_name="rnx")
+    try:
+        with app.make_context("rnx", list(arguments)) as context:
+            return _invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
+    except click.ClickException as error:
+        return _report_usage(error, arguments)
+    except BrokenPipeError:
+        _discard_output()  # the reader left (`rnx job log ID | head`): its right, and no error
+        return 0
+    except OSError as error:
+        _discard_output()
+        click.echo(f"Error: {error.filename or 'output'}: {(error.strerror or str(error)).lower()}", err=True)
+        return EXIT_ERROR
+
+
+def _make_streams_safe() -> None:
+    """A closed stdout (`>&-`) loses what is printed; a terminal that cannot show a character shows its escape."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - stays open until the process ends
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _invoke(context: click.Context) -> int:
+    from joblet.common.errors import JobletError
+
+    try:
+        app.invoke(context)
+    except JobletError as error:
+        from rnx.errors import as_json, as_text, exit_code
+
+        show = as_json if flags_of(context).json else as_text
+        click.echo(show(error), err=True)
+        return exit_code(error)
+    finally:
+        sys.stdout.flush()
+    return 0
+
+
+def _report_usage(error: click.ClickException, arguments: Sequence[str]) -> int:
+    """Nothing of `arguments` was carried out."""
+    from rnx.errors import BadUsage, as_json, as_text
+
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    unparsed = isinstance(error, click.NoSuchOption | click.BadOptionUsage) and wants_json(arguments)
+    json = unparsed or (context is not None and flags_of(context).json)
+    refusal = BadUsage(error.format_message(), hint=usage_hint(context))
+    click.echo((as_json if json else as_text)(refusal), err=True)
+    return EXIT_USAGE
+
+
+def _discard_output() -> None:
+    """What is still buffered cannot be written: Python must not try again, and complain, when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+if __name__ == "__main__":
+    main()

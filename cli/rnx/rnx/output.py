@@ -1,0 +1,161 @@
+"""What rnx prints about jobs: the specification's lines first and to the letter, further lines after them.
+
+Pure functions from messages to text. Texts of users (commands, names) come from other people's terminals: control
+characters in them are shown escaped, so one job is always one line and no text moves the cursor.
+"""
+
+import base64
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from joblet.api.job_pb2 import GetJobStatusRes, Job
+from joblet.common.states import TERMINAL
+from joblet.common.units import MIB
+
+_HOST_NETWORK = "host"
+_NETWORK_NOTES = {_HOST_NETWORK: "host (shared with system)", "none": "none (loopback only)"}
+_TABLE = (("JOB ID", 40), ("JOB NAME", 20), ("STATUS", 12), ("EXIT CODE", 10), ("START TIME", 22), ("COMMAND", 0))
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with everything that is not printable as a backslash escape."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def command_line(job: Job | GetJobStatusRes) -> str:
+    return printable(" ".join([job.command, *job.args]))
+
+
+def started(job: GetJobStatusRes) -> Iterator[str]:
+    yield "Job started:"
+    yield f"ID: {job.uuid}"
+    yield f"Command: {command_line(job)}"
+    yield f"Status: {job.status}"
+    yield f"StartTime: {job.startTime}"
+    yield f"MaxCPU: {job.maxCPU}"
+    yield f"MaxMemory: {job.maxMemory}"
+    yield f"Network: {network(job.network)}"
+    if job.name:
+        yield f"Name: {printable(job.name)}"
+
+
+def stopped(job: GetJobStatusRes) -> Iterator[str]:
+    yield "Job stopped successfully:"
+    yield f"ID: {job.uuid}"
+    yield f"Status: {job.status}"
+    yield f"ExitCode: {job.exitCode}"
+    yield f"EndTime: {job.endTime}"
+
+
+def status(job: GetJobStatusRes) -> Iterator[str]:
+    yield f"Id: {job.uuid}"
+    yield f"Command: {command_line(job)}"
+    yield f"Status: {job.status}"
+    yield f"Started At: {job.startTime}"
+    yield f"Ended At: {job.endTime}"
+    yield f"MaxCPU: {job.maxCPU}"
+    yield f"MaxMemory: {job.maxMemory}"
+    yield f"MaxIOBPS: {job.maxIOBPS}"
+    yield f"ExitCode: {job.exitCode}"
+    if job.name:
+        yield f"Name: {printable(job.name)}"
+    if job.reason:
+        yield f"Reason: {printable(job.reason)}" + (f" ({printable(job.message)})" if job.message else "")
+    if job.signal:
+        yield f"Signal: {job.signal}"
+    yield f"Network: {network(job.network)}"
+    if job.nodeId:
+        yield f"NodeId: {printable(job.nodeId)}"
+
+
+def detail(job: GetJobStatusRes) -> Iterator[str]:
+    """The rest of what is known, for `status --detail`."""
+    yield f"CPUCores: {job.cpuCores or 'all'}"
+    yield f"MaxProcesses: {job.maxProcesses}"
+    yield f"Timeout: {f'{job.timeoutSeconds}s' if job.timeoutSeconds else 'none'}"
+    yield f"WorkDir: {printable(job.workDir)}"
+    yield f"RequestId: {printable(job.requestId)}"
+    for name, value in sorted(job.environment.items()):
+        yield f"Environment: {printable(name)}={printable(value)}"
+    for name, value in sorted(job.secret_environment.items()):
+        yield f"SecretEnvironment: {printable(name)}={printable(value)}"
+    for upload in job.uploads:
+        yield f"Upload: {printable(upload.path)} ({upload.size} bytes, mode {upload.mode:04o})"
+    if job.HasField("usage"):
+        usage = job.usage
+        yield f"CPUTime: {usage.cpuUserSeconds:.3f}s user, {usage.cpuSystemSeconds:.3f}s system"
+        yield f"WallTime: {usage.wallSeconds:.3f}s"
+        yield f"PeakMemory: {usage.peakMemoryBytes / MIB:.1f} MiB"
+        yield f"IO: {usage.ioReadBytes} bytes read, {usage.ioWriteBytes} bytes written"
+        yield f"OOMKills: {usage.oomKills}"
+    for shared in job.notIsolated:
+        yield f"NotIsolated: {printable(shared)}"
+    if job.HasField("attestation"):
+        yield f"Attested: {job.attestation.time.ToJsonString()}"
+        for name, value in sorted(job.attestation.facts.items()):
+            yield f"  {printable(name)}: {printable(value)}"
+
+
+def network(name: str) -> str:
+    return _NETWORK_NOTES.get(name, printable(name))
+
+
+def line(job: Job) -> str:
+    return f"{job.id} {job.status} StartTime: {job.startTime} Command: {command_line(job)}"
+
+
+def table(jobs: Iterable[Job]) -> Iterator[str]:
+    """Columns as the specification's status display has them; a job that has not ended has no exit code yet."""
+    yield _row([title for title, _ in _TABLE])
+    yield "-" * (sum(width + 1 for _, width in _TABLE) + 20)
+    for job in jobs:
+        ended = job.status in TERMINAL
+        cells = [job.id, printable(job.name) or "-", job.status, str(job.exitCode) if ended else "-"]
+        yield _row([*cells, job.startTime or "-", command_line(job)])
+
+
+def _row(cells: Iterable[str]) -> str:
+    return " ".join(cell.ljust(width) for cell, (_, width) in zip(cells, _TABLE, strict=True)).rstrip()
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    """Every field under its name in the .proto file: numbers as numbers, times as RFC 3339, bytes as base64, an absent
+    message as null. (protobuf's own JSON mapping writes 64-bit numbers as texts.)"""
+    return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
+
+
+def _field(message: Message, field: Any) -> Any:
+    value = getattr(message, field.name)
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return {str(key): _value(item) for key, item in sorted(value.items())}
+    if field.is_repeated:
+        return [_value(item) for item in value]
+    if field.message_type is not None and not message.HasField(field.name):
+        return None
+    return _value(value)
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, Timestamp):
+        return value.ToJsonString()
+    if isinstance(value, Message):
+        return as_dict(value)
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def json_list(name: str, messages: Iterable[Message]) -> Iterator[str]:
+    """`{"<name>": [...]}`, an entry at a time: a long list never stands in memory as a whole."""
+    yield f'{{"{name}": ['
+    comma = ""
+    for message in messages:
+        yield comma + json.dumps(as_dict(message), ensure_ascii=False)
+        comma = ","
+    yield "]}"

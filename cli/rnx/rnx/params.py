@@ -1,0 +1,126 @@
+"""Values of flags: parsing and refusing them before anything is sent. Pure, but for reading the files to upload."""
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+# grpc.maxRecvMsgSize of the specification: what one request may hold. A server may be configured to take more; a file
+# that needs it does not belong into a message.
+MAX_REQUEST_BYTES = 524_288
+INT32_MAX = 2**31 - 1
+
+
+class Limit(click.ParamType[int, str]):
+    """A whole number that fits into the message; 0 is the configured default."""
+
+    name = "int"
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        if not (value.isascii() and value.isdigit() and int(value) <= INT32_MAX):
+            self.fail(f'expected a whole number from 0 to {INT32_MAX}, got "{value}"', parameter, context)
+        return int(value)
+
+
+class Duration(click.ParamType[int, str]):
+    """Whole seconds, written as "30s", "5m" or "1h30m"."""
+
+    name = "duration"
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        from joblet.common.errors import InvalidArgument
+        from joblet.common.units import parse_duration
+
+        try:
+            seconds = parse_duration(value)
+        except InvalidArgument as error:
+            self.fail(error.message, parameter, context)
+        if seconds != int(seconds) or not 0 < seconds <= INT32_MAX:
+            self.fail(f'expected whole seconds, at least 1s, got "{value}"', parameter, context)
+        return int(seconds)
+
+
+class CpuList(click.ParamType[str, str]):
+    """CPUs as the kernel writes them: "0-2,5"."""
+
+    name = "cpus"
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        from joblet.common.errors import InvalidArgument
+        from joblet.common.units import format_cpu_list, parse_cpu_list
+
+        try:
+            return format_cpu_list(parse_cpu_list(value))
+        except InvalidArgument as error:
+            self.fail(error.message, parameter, context)
+
+
+def environment(assignments: Iterable[str], own: Mapping[str, str]) -> dict[str, str]:
+    """{"A": "1"} for "A=1"; a name alone takes its value from `own`, rnx's environment. Raises BadUsage."""
+    from rnx.errors import BadUsage
+
+    result: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not name:
+            raise BadUsage(f'--env: expected NAME=VALUE, got "{assignment}"')
+        if not equals and name not in own:
+            raise BadUsage(f"--env {name}: no value given and not set here", hint=f"write --env {name}=VALUE")
+        result[name] = value if equals else own[name]
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A small file that travels inside the request; `mode` is its permission bits."""
+
+    path: str  # below the job's /work
+    content: bytes
+    mode: int
+
+
+def uploads(files: Iterable[Path]) -> list[Upload]:
+    """The files, each under its own name. Raises BadUsage for what is no readable file, twice there or too large."""
+    from rnx.errors import BadUsage
+
+    result: list[Upload] = []
+    room = MAX_REQUEST_BYTES
+    for file in files:
+        try:
+            info = file.stat()
+            if not stat.S_ISREG(info.st_mode):
+                raise BadUsage(f"--upload {file}: not a regular file")
+            if info.st_size > room:
+                raise too_large(f"--upload {file}: {info.st_size} bytes")
+            content = file.read_bytes()
+        except OSError as error:
+            raise BadUsage(f"--upload {file}: {(error.strerror or str(error)).lower()}") from error
+        if any(other.path == file.name for other in result):
+            raise BadUsage(f"--upload {file}: there is already a file of the name {file.name}")
+        room -= len(content)
+        # Windows has no permission bits worth sending; 0 is the server's default, 0644.
+        result.append(Upload(file.name, content, info.st_mode & 0o777 if os.name == "posix" else 0))
+    return result
+
+
+def too_large(what: str) -> Exception:
+    from rnx.errors import BadUsage
+
+    return BadUsage(
+        f"{what}: too large to travel with the job",
+        hint=f"command, environment and uploads together may have {MAX_REQUEST_BYTES} bytes (grpc.maxRecvMsgSize)",
+    )
+
+
+def checked_text(what: str, text: str) -> str:
+    """`text` if it can be sent: messages carry UTF-8, and an argument of a process ends at NUL."""
+    from rnx.errors import BadUsage
+
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadUsage(f"{what} is not UTF-8: {text!r}") from error
+    return text
