@@ -77,6 +77,18 @@ def text(default: str, *, pattern: str = r".+", expected: str = "a text that is 
     return _field(default, Rule(expected, _text_parser(pattern)))
 
 
+def database(default: str) -> str:
+    """A URL for SQLAlchemy; the file of a relative SQLite URL, sqlite:///gateway.db, is a path like any other."""
+    parse_text = _text_parser(r"(sqlite|postgresql)(\+\w+)?://.+")
+
+    def parse(value: object, base: Path) -> str:
+        url = parse_text(value, base)
+        prefix, separator, file = url.partition(":///")
+        return f"{prefix}:///{base / file}" if prefix.startswith("sqlite") and separator else url
+
+    return _field(default, Rule("a database URL, sqlite:///FILE or postgresql://...", parse))
+
+
 def optional_text(*, pattern: str, expected: str) -> str | None:
     return _field(cast(str | None, None), Rule(expected, _text_parser(pattern)))
 
