@@ -1,0 +1,287 @@
+"""Following one node: its jobs compared with the store's when it connects, then its events, applied in order once each.
+
+One session, repeated for as long as the gateway runs:
+1. acknowledgements still in memory are stored, then the store's active jobs are read, then the node is asked for its
+   jobs (in this order: what the store shows as acknowledged then, the node must know);
+2. `reconcile.decide` says what follows, `store.events.settle` stores it in one transaction;
+3. the node counts as connected: new jobs may be placed on it;
+4. at the same time: WatchEvents from the last number applied, applied in groups as large as what has arrived; StartJob
+   again for jobs without an answer; ForgetJob and StopJob for jobs that are over.
+Whatever goes wrong ends the session, and the next one starts from what the store says.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+import grpc
+
+from joblet.api import job_pb2
+from joblet.api.internal import executor_pb2
+from joblet.common import log, rpc
+from joblet.common.errors import FailedPrecondition, Internal, JobletError, NotFound
+from joblet.common.states import JobState
+from joblet.common.units import NS_PER_SECOND
+from joblet.gateway import reconcile
+from joblet.gateway.changes import Changes
+from joblet.gateway.launch import Launches
+from joblet.gateway.link import Link
+from joblet.gateway.metrics import Metrics
+from joblet.gateway.store import events as event_queries
+from joblet.gateway.store import jobs as job_queries
+from joblet.gateway.store import nodes as node_queries
+from joblet.gateway.store.database import Database
+from joblet.gateway.store.events import Ended, Event, Started
+from joblet.gateway.store.model import Attestation, Usage
+
+LIST_SECONDS = 10.0
+FORGET_SECONDS = 10.0
+STOP_SECONDS = 30.0
+RECONNECT_SECONDS = (0.05, 2.0)  # first and longest pause between two sessions
+RETRY_SECONDS = 0.5  # before StartJob is sent again on a connection that works
+FORGET_RETRY_SECONDS = 0.5  # the node may still be clearing up after a job
+MAX_GROUP = 256
+MAX_WAITING = 1024
+
+_ENDS = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.STOPPED})
+
+_log = log.get_logger(__name__)
+
+
+class Follower:
+    """`follow` runs once per link, for every node."""
+
+    def __init__(self, database: Database, changes: Changes, launches: Launches, metrics: Metrics) -> None:
+        self._database = database
+        self._changes = changes
+        self._launches = launches
+        self._metrics = metrics
+
+    async def follow(self, link: Link) -> None:
+        """Until cancelled."""
+        pause, longest = RECONNECT_SECONDS
+        said = ""
+        while True:
+            was_connected, why = await self._session(link)
+            if was_connected:
+                pause, said = RECONNECT_SECONDS[0], ""
+            if why != said:
+                _log.warn("node is not connected", nodeId=link.node.id, error=why)
+                said = why
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, longest)
+
+    async def _session(self, link: Link) -> tuple[bool, str]:
+        """Whether the node was connected in the meantime, and why it is no longer."""
+        connected = False
+        link.restart.clear()
+        try:
+            todo = _Todo()
+            after = await self._compare(link, todo)
+            link.connected.set()
+            connected = True
+            _log.info("node connected", nodeId=link.node.id, after=after)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._events(link, after, todo))
+                tasks.create_task(self._resubmit(link))
+                tasks.create_task(self._clear_up(link, todo))
+                tasks.create_task(_restart(link))
+        except JobletError as error:
+            return connected, error.message
+        except BaseExceptionGroup as group:
+            return connected, _why(group)
+        finally:
+            link.connected.clear()
+        raise AssertionError("the tasks of a session end only by an error")
+
+    async def _compare(self, link: Link, todo: "_Todo") -> int:
+        """Steps 1 and 2; returns the number of the last event applied."""
+        node_id = link.node.id
+        await self._launches.flush()
+        active = await self._database.read(job_queries.active_of, node_id)
+        answer: executor_pb2.ListNodeJobsResponse = await link.call(
+            link.executor.ListJobs, executor_pb2.ListNodeJobsRequest(), LIST_SECONDS
+        )
+        on_node = [reconcile.OnNode(job.job_id, _state(job.status)) for job in answer.jobs]
+        stored = await self._database.read(job_queries.by_ids, [job.job_id for job in on_node])
+        node = await self._database.read(node_queries.get, node_id)
+        if node is None:
+            raise Internal(f"node {node_id} has no row")
+        plan = reconcile.decide(node.last_sequence, answer.last_sequence, active, stored, on_node)
+        await self._database.write(
+            event_queries.settle, node_id, plan.sequence, plan.known,
+            [(job_id, f"node {node_id} no longer knows this job") for job_id in plan.lost], plan.revived,
+            time.time_ns(),
+        )  # fmt: skip
+        self._report(link, plan)
+        self._changes.announce([*plan.known, *plan.lost, *(job_id for job_id, _ in plan.revived)])
+        link.unanswered.clear()
+        link.unanswered.update(plan.submit)
+        link.retry.clear()
+        todo.stop(plan.orphans)
+        todo.forget(plan.forget)
+        return node.last_sequence if plan.sequence is None else plan.sequence
+
+    def _report(self, link: Link, plan: reconcile.Plan) -> None:
+        if plan.sequence is not None:
+            _log.error("node has lost its state and counts its events anew", nodeId=link.node.id)
+        for job_id in plan.lost:
+            self._launches.forget_secrets(job_id)
+            _log.error("job failed: its node no longer knows it", jobId=job_id, nodeId=link.node.id)
+        for job_id, state in plan.revived:
+            _log.info("job found again on its node", jobId=job_id, nodeId=link.node.id, status=state)
+        for job_id in plan.unknown:
+            _log.warn("node has a job that is not in the store; it is left alone", jobId=job_id, nodeId=link.node.id)
+
+    async def _events(self, link: Link, after: int, todo: "_Todo") -> None:
+        """Reads as fast as events come, applies them in groups: one transaction for all that have arrived."""
+        waiting: asyncio.Queue[Event] = asyncio.Queue(MAX_WAITING)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_read_events(link, after, waiting))
+            while True:
+                group = [await waiting.get()]
+                while len(group) < MAX_GROUP and not waiting.empty():
+                    group.append(waiting.get_nowait())
+                applied = await self._database.write(event_queries.apply, link.node.id, group)
+                self._publish(link, applied, todo)
+
+    def _publish(self, link: Link, applied: event_queries.Applied, todo: "_Todo") -> None:
+        self._changes.announce(applied.changed)
+        self._metrics.events.labels(link.node.id).inc(len(applied.changed))
+        for nanoseconds in applied.started:
+            self._metrics.running_seconds.observe(nanoseconds / NS_PER_SECOND)
+        for job_id in applied.unknown:
+            _log.warn("event of a job that is not in the store", jobId=job_id, nodeId=link.node.id)
+        for job_id in applied.ended:
+            self._launches.forget_secrets(job_id)
+        todo.forget(applied.ended)
+        todo.stop(applied.orphans)
+
+    async def _resubmit(self, link: Link) -> None:
+        """StartJob again: at once for what the comparison found, a moment later for what failed on this connection."""
+        while True:
+            while link.unanswered:
+                await self._launches.resubmit(link, link.unanswered.pop())
+            await link.retry.wait()
+            link.retry.clear()
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _clear_up(self, link: Link, todo: "_Todo") -> None:
+        while True:
+            method, job_id = await todo.queue.get()
+            if method == "stop":
+                _log.warn("stopping a job that is over for the gateway", jobId=job_id, nodeId=link.node.id)
+                with suppress(NotFound, FailedPrecondition):  # it has ended meanwhile
+                    await link.call(link.executor.StopJob, executor_pb2.StopJobRequest(job_id=job_id), STOP_SECONDS)
+                continue
+            try:
+                await link.call(link.executor.ForgetJob, executor_pb2.ForgetJobRequest(job_id=job_id), FORGET_SECONDS)
+            except NotFound:
+                _log.debug("job was forgotten before", jobId=job_id, nodeId=link.node.id)
+            except FailedPrecondition:
+                asyncio.get_running_loop().call_later(FORGET_RETRY_SECONDS, todo.forget, [job_id])
+
+
+class _Todo:
+    """What is left to do on the node for jobs that are over; lost with the session, found again by the next one."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+
+    def stop(self, job_ids: Sequence[str]) -> None:
+        for job_id in job_ids:
+            self.queue.put_nowait(("stop", job_id))
+
+    def forget(self, job_ids: Sequence[str]) -> None:
+        for job_id in job_ids:
+            self.queue.put_nowait(("forget", job_id))
+
+
+async def _restart(link: Link) -> None:
+    await link.restart.wait()
+    raise link.unavailable("it has to be compared with the store again")
+
+
+async def _read_events(link: Link, after: int, waiting: asyncio.Queue[Event]) -> None:
+    """Ends by raising: a stream of events never ends by itself."""
+    call = link.executor.WatchEvents(executor_pb2.WatchEventsRequest(after=after))
+    try:
+        async for message in call:
+            await waiting.put(decode(message))
+    except grpc.aio.AioRpcError as error:
+        raise link.named(rpc.error_from_rpc(error)) from error
+    finally:
+        call.cancel()
+    raise link.unavailable("its events ended")
+
+
+def decode(message: executor_pb2.JobEvent) -> Event:
+    """Raises Internal for an event that means nothing to us: skipping it would lose it for good."""
+    kind = message.WhichOneof("event")
+    if kind == "started":
+        return Event(message.sequence, message.job_id, message.time_ns, _started(message.started))
+    if kind == "ended":
+        return Event(message.sequence, message.job_id, message.time_ns, _ended(message.ended))
+    raise Internal(f"event {message.sequence} of job {message.job_id} is of an unknown kind")
+
+
+def _started(started: executor_pb2.JobStarted) -> Started:
+    attestation = None
+    if started.HasField("attestation"):
+        time_ns = started.attestation.time.seconds * NS_PER_SECOND + started.attestation.time.nanos
+        attestation = Attestation(time_ns, dict(started.attestation.facts))
+    return Started(tuple(started.not_isolated), attestation)
+
+
+def _ended(outcome: executor_pb2.Outcome) -> Ended:
+    state = _state(outcome.status)
+    if state not in _ENDS:
+        raise Internal(f"a job cannot end as {state}")
+    return Ended(
+        state=state,
+        exit_code=outcome.exit_code,
+        signal=outcome.signal,
+        reason=outcome.reason,
+        message=outcome.message,
+        started_ns=outcome.started_ns,
+        ended_ns=outcome.ended_ns,
+        usage=_usage(outcome.usage) if outcome.HasField("usage") else None,
+        output_bytes=outcome.output_bytes,
+    )
+
+
+def _usage(usage: job_pb2.Usage) -> Usage:
+    return Usage(
+        cpu_user_seconds=usage.cpuUserSeconds,
+        cpu_system_seconds=usage.cpuSystemSeconds,
+        peak_memory_bytes=usage.peakMemoryBytes,
+        io_read_bytes=usage.ioReadBytes,
+        io_write_bytes=usage.ioWriteBytes,
+        wall_seconds=usage.wallSeconds,
+        oom_kills=usage.oomKills,
+        voluntary_context_switches=usage.voluntaryContextSwitches,
+        involuntary_context_switches=usage.involuntaryContextSwitches,
+    )
+
+
+def _state(status: str) -> JobState:
+    try:
+        return JobState(status)
+    except ValueError:
+        raise Internal(f"a node reports the unknown status {status}") from None
+
+
+def _why(group: BaseExceptionGroup[BaseException]) -> str:
+    """The first named error that ended a session. Raises whatever is a fault of ours, and the cancellation that a
+    TaskGroup keeps to itself when one of its tasks fails at the same moment."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+    named, rest = group.split(JobletError)
+    if named is None or rest is not None:
+        raise group
+    first: BaseException = named
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return str(first)

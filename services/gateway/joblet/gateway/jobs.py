@@ -1,0 +1,216 @@
+"""What a client can ask about jobs: run, status, stop, list, wait. The RPC handlers call this, it calls the store."""
+
+import asyncio
+import time
+
+from joblet.api import job_pb2
+from joblet.api.internal import executor_pb2
+from joblet.common import log
+from joblet.common.config import Config
+from joblet.common.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    JobletError,
+    JobNotRunning,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+from joblet.common.ids import new_job_id
+from joblet.common.states import JobState, Reason
+from joblet.gateway import spec, views
+from joblet.gateway.changes import Changes
+from joblet.gateway.launch import Launches
+from joblet.gateway.metrics import Metrics
+from joblet.gateway.nodes import Nodes
+from joblet.gateway.spec import Submission
+from joblet.gateway.store import jobs as job_queries
+from joblet.gateway.store.database import Database
+from joblet.gateway.store.model import Job
+
+STOP_SECONDS = 30.0
+APPLY_SECONDS = 15.0  # from a node's word that a job has ended until its event is in the store
+PAGE_BYTES = 3 * 1024 * 1024
+PAGE_ENVELOPE_BYTES = 64 * 1024  # the least that a page stays below the largest message
+PAGE_ROWS = 200  # read at a time; other calls are served in between
+EXIT_CODE_STOPPED = -1
+
+_log = log.get_logger(__name__)
+
+
+class Jobs:
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        nodes: Nodes,
+        launches: Launches,
+        changes: Changes,
+        metrics: Metrics,
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._nodes = nodes
+        self._launches = launches
+        self._changes = changes
+        self._metrics = metrics
+        self._page_bytes = min(PAGE_BYTES, config.grpc.max_send_msg_size - PAGE_ENVELOPE_BYTES)
+
+    async def find(self, wanted: str) -> Job:
+        """By whole id or unambiguous prefix. Raises JobNotFound, InvalidArgument naming the candidates."""
+        if not wanted:
+            raise InvalidArgument("no job id given", field="uuid")
+        try:
+            return await self._database.read(job_queries.find, wanted)
+        except job_queries.AmbiguousPrefix as error:
+            raise InvalidArgument(_ambiguous(wanted, error.candidates), field="uuid") from None
+
+    async def run(self, request: job_pb2.RunJobReq) -> job_pb2.GetJobStatusRes:
+        """Answers when the job is durable. Raises what validation, the nodes, the limits or the node's refusal say."""
+        submission = spec.prepare(request, self._config.joblet)
+        try:
+            return await self._run(submission)
+        except (job_queries.RequestTaken, Unavailable, ResourceExhausted, NotFound) as error:
+            known = await self._known(submission)
+            if known is not None:
+                return views.status(known)
+            if isinstance(error, JobletError):
+                raise
+            raise Internal("a job id was given out twice") from error
+
+    async def _run(self, submission: Submission) -> job_pb2.GetJobStatusRes:
+        link = await self._nodes.pick(submission.node_id)
+        submission = spec.fit(submission, link.node)
+        begun = time.perf_counter()
+        job = await self._database.write(
+            job_queries.insert_job,
+            spec.new_job(submission, link.node.id, new_job_id(), time.time_ns()),
+            submission.contents,
+            self._config.joblet.max_concurrent_jobs,
+        )
+        self._metrics.store_seconds.observe(time.perf_counter() - begun)
+        _log.info("job accepted", jobId=job.id, nodeId=job.node_id, command=job.command)
+        await self._launches.start(link, job, submission.secrets, submission.contents)
+        return views.status(job)
+
+    async def _known(self, submission: Submission) -> Job | None:
+        """The job that an earlier attempt with this request id made."""
+        if submission.request_id is None:
+            return None
+        job = await self._database.read(job_queries.by_request, submission.request_id)
+        if job is not None and job.request_digest != submission.request_digest:
+            raise AlreadyExists(f"requestId {submission.request_id} was used for a different job: {job.id}")
+        return job
+
+    async def status(self, wanted: str) -> job_pb2.GetJobStatusRes:
+        return views.status(await self.find(wanted))
+
+    async def stop(self, wanted: str) -> job_pb2.GetJobStatusRes:
+        """Answers with the final state. A job that ends by itself meanwhile keeps its own state: JobNotRunning."""
+        job = await self.find(wanted)
+        await self._launches.settled(job.id)
+        with self._changes.watch(job.id) as changed:
+            job = await self._running(job.id)
+            if not await self._stop_on_node(job):
+                return views.status(await self.find(job.id))
+            try:
+                async with asyncio.timeout(APPLY_SECONDS):
+                    job = await self._ended(job.id, changed)
+            except TimeoutError:
+                raise Unavailable(f"job {job.id} has ended, but node {job.node_id} has not said how yet") from None
+        if job.state is not JobState.STOPPED:
+            raise JobNotRunning(job.id, job.state)
+        return views.status(job)
+
+    async def _running(self, job_id: str) -> Job:
+        job = await self.find(job_id)
+        if job.ended:
+            raise JobNotRunning(job.id, job.state)
+        return job
+
+    async def _stop_on_node(self, job: Job) -> bool:
+        """True when the node says that the job has ended; False when the job never got there and was ended here."""
+        try:
+            link = self._nodes.link(job.node_id)
+            await link.call(link.executor.StopJob, executor_pb2.StopJobRequest(job_id=job.id), STOP_SECONDS)
+        except FailedPrecondition:
+            return True
+        except (NotFound, Unavailable) as error:
+            if await self._stop_unsent(job):
+                return False
+            if isinstance(error, NotFound):
+                link.restart.set()  # the node has forgotten the job: the comparison settles what becomes of it
+                return True
+            raise
+        return True
+
+    async def _stop_unsent(self, job: Job) -> bool:
+        """Ends a job that its node has not acknowledged. Should the node have it all the same, it is stopped there as
+        soon as that shows."""
+        job = await self.find(job.id)
+        if self._launches.has_acknowledged(job) or job.state is not JobState.INITIALIZING:
+            return False
+        stopped = await self._database.write(
+            job_queries.end, job.id, JobState.STOPPED, Reason.STOPPED, "", EXIT_CODE_STOPPED, time.time_ns()
+        )
+        self._launches.forget_secrets(job.id)
+        self._changes.announce([job.id])
+        return stopped
+
+    async def wait(self, wanted: str, timeout_seconds: int) -> job_pb2.GetJobStatusRes:
+        """The final state, or the present one when the time has passed; 0 waits for ever."""
+        if timeout_seconds < 0:
+            raise InvalidArgument(f"timeoutSeconds must not be negative: {timeout_seconds}", field="timeoutSeconds")
+        job = await self.find(wanted)
+        try:
+            async with asyncio.timeout(timeout_seconds or None):
+                return views.status(await self.ended(job.id))
+        except TimeoutError:
+            return views.status(await self.find(job.id))
+
+    async def ended(self, job_id: str) -> Job:
+        """Returns when the job is terminal in the store."""
+        with self._changes.watch(job_id) as changed:
+            return await self._ended(job_id, changed)
+
+    async def _ended(self, job_id: str, changed: asyncio.Event) -> Job:
+        while not (job := await self.find(job_id)).ended:
+            await changed.wait()
+            changed.clear()
+        return job
+
+    async def list(self, page_token: str, page_size: int) -> job_pb2.Jobs:
+        """Oldest first: at most `page_size` jobs (0: any number) in at most 3 MiB, and where the next page begins."""
+        after = _after(page_token)
+        if page_size < 0:
+            raise InvalidArgument(f"pageSize must not be negative: {page_size}", field="pageSize")
+        answer = job_pb2.Jobs()
+        size = 0
+        while rows := await self._database.read(job_queries.page, after, PAGE_ROWS):
+            for job in rows:
+                entry = views.listed(job)
+                size += entry.ByteSize() + 6  # with its tag and length
+                full = size > self._page_bytes or (page_size and len(answer.jobs) >= page_size)
+                if full and answer.jobs:
+                    answer.nextPageToken = str(after)
+                    return answer
+                answer.jobs.append(entry)
+                after = job.sequence
+            await asyncio.sleep(0)
+        return answer
+
+
+def _after(page_token: str) -> int:
+    if not page_token:
+        return 0
+    if not (page_token.isascii() and page_token.isdigit() and len(page_token) < 19):
+        raise InvalidArgument("invalid pageToken: expected the nextPageToken of an earlier page", field="pageToken")
+    return int(page_token)
+
+
+def _ambiguous(wanted: str, candidates: tuple[str, ...]) -> str:
+    shown = ", ".join(candidates[: job_queries.MAX_CANDIDATES])
+    more = ", ..." if len(candidates) > job_queries.MAX_CANDIDATES else ""
+    return f"job id {wanted} is ambiguous: {shown}{more}"

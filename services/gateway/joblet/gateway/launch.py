@@ -1,0 +1,157 @@
+"""Handing stored jobs to their node: StartJob, once or as often as it takes.
+
+The row is durable before StartJob is sent, and StartJob is idempotent, so a lost answer is no decision: the job stays
+INITIALIZING and is handed over again when the node is back (`joblet.gateway.events`). Only a refusal ends it.
+
+Secret environments live here, in memory, until the node has the job; the store has only their names. So a gateway that
+is killed before StartJob was answered cannot hand such a job over again: if the node turns out not to have it, it is
+FAILED and says so. It never ran.
+
+Acknowledgements ("the node has it") are stored in groups, a moment later: losing one costs nothing, because a job that
+the node knows is acknowledged again at the next connection.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+
+from joblet.api.internal import executor_pb2
+from joblet.common import log
+from joblet.common.errors import Code, JobletError
+from joblet.common.states import JobState, Reason
+from joblet.gateway import spec
+from joblet.gateway.changes import Changes
+from joblet.gateway.link import UNANSWERED, Link
+from joblet.gateway.metrics import Metrics
+from joblet.gateway.store import jobs as job_queries
+from joblet.gateway.store.database import Database
+from joblet.gateway.store.model import Job
+
+START_SECONDS = 30.0
+GROUP_SECONDS = 0.02
+STORE_RETRY_SECONDS = 1.0
+EXIT_CODE_NOT_LAUNCHED = 125
+
+SECRETS_GONE = "the gateway was restarted before the node had the job, and secrets are never stored: submit it again"
+
+_log = log.get_logger(__name__)
+
+
+class Launches:
+    def __init__(self, database: Database, changes: Changes, metrics: Metrics) -> None:
+        self._database = database
+        self._changes = changes
+        self._metrics = metrics
+        self._tasks: asyncio.TaskGroup | None = None
+        self._secrets: dict[str, Mapping[str, str]] = {}
+        self._flying: dict[str, asyncio.Task[JobletError | None]] = {}
+        self._acknowledged: set[str] = set()  # not stored yet
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled: keeps the calls in flight, whose callers may go away, and stores acknowledgements."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            while True:
+                await self._wake.wait()
+                await asyncio.sleep(GROUP_SECONDS)
+                try:
+                    await self.flush()
+                except JobletError as error:
+                    _log.error(
+                        "acknowledgements cannot be stored yet", jobs=len(self._acknowledged), error=error.message
+                    )
+                    await asyncio.sleep(STORE_RETRY_SECONDS)
+                    self._wake.set()
+
+    async def start(self, link: Link, job: Job, secrets: Mapping[str, str], contents: Sequence[bytes]) -> None:
+        """The first attempt. Raises the node's refusal (the job is FAILED then). A client that leaves stops nothing."""
+        if secrets:
+            self._secrets[job.id] = secrets
+        error = await asyncio.shield(self._launch(link, job, contents))
+        if error is not None:
+            raise error
+
+    async def resubmit(self, link: Link, job_id: str) -> None:
+        """Another attempt for a job that its node may never have heard of; nothing if it was settled meanwhile."""
+        if job_id in self._flying or job_id in self._acknowledged:
+            return
+        job = await self._database.read(job_queries.find, job_id)
+        if job.state is not JobState.INITIALIZING or job.acknowledged:
+            return
+        if job.secret_names and job_id not in self._secrets:
+            _log.warn("job failed: its secrets are gone", jobId=job_id)
+            await self._fail(job_id, Reason.LAUNCH, SECRETS_GONE)
+            return
+        contents = await self._database.read(job_queries.contents_of, job_id)
+        self._metrics.resubmitted.inc()
+        _log.info("job handed to its node again", jobId=job_id, nodeId=job.node_id)
+        await asyncio.shield(self._launch(link, job, contents))
+
+    async def settled(self, job_id: str) -> None:
+        """Returns when no attempt for this job is in flight."""
+        task = self._flying.get(job_id)
+        if task is not None:
+            await asyncio.shield(task)
+
+    def has_acknowledged(self, job: Job) -> bool:
+        return job.acknowledged or job.id in self._acknowledged
+
+    async def flush(self) -> None:
+        """Stores what has been acknowledged so far."""
+        self._wake.clear()
+        if self._acknowledged:
+            ids = list(self._acknowledged)
+            await self._database.write(job_queries.acknowledge, ids)
+            self._acknowledged.difference_update(ids)
+
+    def forget_secrets(self, job_id: str) -> None:
+        """The job will not be handed over any more."""
+        self._secrets.pop(job_id, None)
+
+    def _launch(self, link: Link, job: Job, contents: Sequence[bytes]) -> asyncio.Task[JobletError | None]:
+        assert self._tasks is not None
+        task = self._tasks.create_task(self._attempt(link, job, contents), name=f"start {job.id}")
+        self._flying[job.id] = task
+        task.add_done_callback(lambda _: self._flying.pop(job.id, None))
+        return task
+
+    async def _attempt(self, link: Link, job: Job, contents: Sequence[bytes]) -> JobletError | None:
+        """The refusal, None when the node has the job or may have it."""
+        request = executor_pb2.StartJobRequest(
+            spec=spec.executor_spec(job, self._secrets.get(job.id, {}), contents),
+        )
+        begun = time.perf_counter()
+        try:
+            await link.call(link.executor.StartJob, request, START_SECONDS)
+        except JobletError as error:
+            if error.code in UNANSWERED:
+                _log.warn("no answer to the start of a job", jobId=job.id, nodeId=job.node_id, error=error.message)
+                link.unanswered.add(job.id)
+                link.retry.set()
+                return None
+            _log.warn("job refused by its node", jobId=job.id, nodeId=job.node_id, error=error.message)
+            return await self._refused(link, job, error)
+        self._metrics.node_seconds.observe(time.perf_counter() - begun)
+        self.forget_secrets(job.id)
+        self._acknowledged.add(job.id)
+        self._wake.set()
+        self._changes.announce([job.id])
+        return None
+
+    async def _refused(self, link: Link, job: Job, error: JobletError) -> JobletError:
+        reason = Reason.LIMIT_NOT_APPLIED if error.code is Code.INVALID_ARGUMENT else Reason.LAUNCH
+        try:
+            await self._fail(job.id, reason, error.message)
+        except JobletError as failure:  # the store's: ask the node again when it works, the refusal will come again
+            link.unanswered.add(job.id)
+            link.retry.set()
+            return failure
+        return error
+
+    async def _fail(self, job_id: str, reason: Reason, message: str) -> None:
+        await self._database.write(
+            job_queries.end, job_id, JobState.FAILED, reason, message, EXIT_CODE_NOT_LAUNCHED, time.time_ns()
+        )
+        self.forget_secrets(job_id)
+        self._changes.announce([job_id])

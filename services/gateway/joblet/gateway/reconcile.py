@@ -1,0 +1,83 @@
+"""What to do when a node connects: the store's jobs compared with those the node knows. Pure; `events` carries it out.
+
+The node is the truth of what happened there, the store of what was asked for:
+
+| in the store                      | on the node | then                                                             |
+|-----------------------------------|-------------|------------------------------------------------------------------|
+| active, acknowledged              | unknown     | the node lost its state: FAILED                                  |
+| active, never acknowledged        | unknown     | StartJob (again): the node never had it, so it never ran         |
+| active                            | known       | acknowledged; its events say the rest                            |
+| failed because the node was lost  | alive       | put right                                                        |
+| failed because the node was lost  | ended       | its end is among the events that come                            |
+| ended                             | alive       | an orphan (stopped while unreachable, say): StopJob              |
+| ended                             | ended       | ForgetJob                                                        |
+| nothing                           | known       | left alone, logged: another gateway's, or our database was lost  |
+
+A node whose events end before the last one applied has lost its state and counts anew from 1.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from joblet.common.states import TERMINAL, JobState, Reason
+from joblet.gateway.store.model import Job
+
+
+@dataclass(frozen=True, slots=True)
+class OnNode:
+    """A job as its node knows it."""
+
+    job_id: str
+    state: JobState
+
+
+@dataclass(slots=True)
+class Plan:
+    """Ids of jobs by what is to be done with them; `sequence` replaces the number of the last event applied."""
+
+    sequence: int | None = None
+    known: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    submit: list[str] = field(default_factory=list)
+    revived: list[tuple[str, JobState]] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+    forget: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def decide(
+    stored_sequence: int,
+    node_sequence: int,
+    active_before: Iterable[Job],
+    stored: Mapping[str, Job],
+    on_node: Sequence[OnNode],
+) -> Plan:
+    """`active_before` was read before the node was asked, so whatever it shows as acknowledged the node must know;
+    `stored` are the rows of the node's jobs, read afterwards."""
+    plan = Plan(sequence=0 if node_sequence < stored_sequence else None)
+    there = {job.job_id for job in on_node}
+    for job in active_before:
+        if job.id in there:
+            continue
+        if job.acknowledged or job.state is not JobState.INITIALIZING:
+            plan.lost.append(job.id)
+        else:
+            plan.submit.append(job.id)
+    for known in on_node:
+        _decide_known(plan, known, stored.get(known.job_id))
+    return plan
+
+
+def _decide_known(plan: Plan, known: OnNode, job: Job | None) -> None:
+    alive = known.state not in TERMINAL
+    if job is None:
+        plan.unknown.append(known.job_id)
+    elif not job.ended:
+        plan.known.append(job.id)
+    elif job.state is JobState.FAILED and job.reason == Reason.NODE_LOST:
+        if alive:
+            plan.revived.append((job.id, known.state))
+    elif alive:
+        plan.orphans.append(job.id)
+    else:
+        plan.forget.append(job.id)

@@ -1,0 +1,186 @@
+"""From a request to what is stored and what the executor gets: defaults applied, nothing decided twice.
+
+`prepare` turns a RunJobReq into a Submission (0 or unset = the configured default), `fit` compares it with a node,
+`new_job` makes the row, `executor_spec` turns a stored job into the executor's JobSpec, for the first attempt and for
+every later one. Memory is in MB (2^20 bytes) as in the public API until it reaches the executor, which counts bytes.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from joblet.api import job_pb2
+from joblet.api.internal import executor_pb2
+from joblet.common.config import JobletConfig
+from joblet.common.errors import InvalidArgument
+from joblet.common.states import JobState
+from joblet.common.units import MIB
+from joblet.gateway import validation
+from joblet.gateway.store.model import Job, Node, Upload
+
+WORK_DIR = "/work"
+FILE_MODE = 0o644
+DIRECTORY_MODE = 0o755
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A valid request with every default applied. `secrets` and `contents` are never part of the job's row."""
+
+    request_id: str | None
+    request_digest: str
+    name: str
+    command: str
+    args: tuple[str, ...]
+    cpu_percent: int
+    cpu_cores: str
+    memory_mb: int
+    io_bytes_per_second: int
+    max_processes: int
+    environment: Mapping[str, str]
+    secrets: Mapping[str, str]
+    network: str
+    work_dir: str
+    uploads: tuple[Upload, ...]
+    contents: tuple[bytes, ...]
+    timeout_seconds: int
+    labels: Mapping[str, str]
+    node_id: str
+
+
+def prepare(request: job_pb2.RunJobReq, defaults: JobletConfig) -> Submission:
+    """Raises InvalidArgument or Unimplemented, see `joblet.gateway.validation`."""
+    validation.check_run_job(request)
+    return Submission(
+        request_id=request.requestId or None,
+        request_digest=digest(request) if request.requestId else "",
+        name=request.name,
+        command=request.command,
+        args=tuple(request.args),
+        cpu_percent=request.maxCPU or defaults.default_cpu_limit,
+        cpu_cores=request.cpuCores,
+        memory_mb=request.maxMemory or defaults.default_memory_limit,
+        io_bytes_per_second=request.maxIOBPS or defaults.default_io_limit,
+        max_processes=request.maxProcesses or defaults.max_processes,
+        environment=dict(request.environment),
+        secrets=dict(request.secretEnvironment),
+        network=request.network or defaults.default_network,
+        work_dir=request.workDir or WORK_DIR,
+        uploads=tuple(_upload(upload) for upload in request.uploads),
+        contents=tuple(upload.content for upload in request.uploads),
+        timeout_seconds=timeout_seconds(request.timeoutSeconds, defaults.job_timeout_seconds),
+        labels=dict(request.labels),
+        node_id=request.nodeId,
+    )
+
+
+def timeout_seconds(wanted: int, maximum: float) -> int:
+    """Whole seconds, 0 for none: `wanted`, or the configured maximum runtime, which no job may exceed."""
+    limit = math.ceil(maximum)
+    if limit and wanted > limit:
+        raise InvalidArgument("job creation failed: timeoutSeconds exceeds system limits", field="timeoutSeconds")
+    return wanted or limit
+
+
+def digest(request: job_pb2.RunJobReq) -> str:
+    """What two requests with one request id are compared by. Of secrets only the names count: a digest of a short
+    secret would give it away to anyone who can read the store."""
+    body = job_pb2.RunJobReq()
+    body.CopyFrom(request)
+    body.ClearField("requestId")
+    for name in request.secretEnvironment:
+        body.secretEnvironment[name] = ""
+    return hashlib.sha256(body.SerializeToString(deterministic=True)).hexdigest()
+
+
+def fit(submission: Submission, node: Node) -> Submission:
+    """The submission for this node: a configured default of 0 (no limit) becomes all that the node has.
+
+    Raises InvalidArgument when no amount of waiting would make room for the job there.
+    """
+    memory_mb, cpu_percent = node.memory_bytes // MIB, node.cpu_cores * 100
+    if submission.memory_mb > memory_mb:
+        raise InvalidArgument("job creation failed: maxMemory exceeds system limits", field="maxMemory")
+    if submission.cpu_percent > cpu_percent:
+        raise InvalidArgument("job creation failed: maxCPU exceeds system limits", field="maxCPU")
+    if submission.memory_mb and submission.cpu_percent:
+        return submission
+    return replace(
+        submission, memory_mb=submission.memory_mb or memory_mb, cpu_percent=submission.cpu_percent or cpu_percent
+    )
+
+
+def new_job(submission: Submission, node_id: str, job_id: str, now_ns: int) -> dict[str, Any]:
+    """The columns of a new row but for its sequence number."""
+    return {
+        "id": job_id,
+        "request_id": submission.request_id,
+        "request_digest": submission.request_digest,
+        "node_id": node_id,
+        "state": JobState.INITIALIZING,
+        "acknowledged": False,
+        "reason": "",
+        "message": "",
+        "exit_code": 0,
+        "signal": 0,
+        "submitted_ns": now_ns,
+        "started_ns": 0,
+        "ended_ns": 0,
+        "output_bytes": 0,
+        "name": submission.name,
+        "command": submission.command,
+        "args": submission.args,
+        "cpu_percent": submission.cpu_percent,
+        "cpu_cores": submission.cpu_cores,
+        "memory_mb": submission.memory_mb,
+        "io_bytes_per_second": submission.io_bytes_per_second,
+        "max_processes": submission.max_processes,
+        "environment": submission.environment,
+        "secret_names": tuple(sorted(submission.secrets)),
+        "network": submission.network,
+        "work_dir": submission.work_dir,
+        "uploads": submission.uploads,
+        "timeout_seconds": submission.timeout_seconds,
+        "labels": submission.labels,
+        "not_isolated": (),
+        "usage": None,
+        "attestation": None,
+    }
+
+
+def executor_spec(job: Job, secrets: Mapping[str, str], contents: Sequence[bytes]) -> executor_pb2.JobSpec:
+    """`contents` are those of `job.uploads`, in their order."""
+    return executor_pb2.JobSpec(
+        job_id=job.id,
+        command=job.command,
+        args=job.args,
+        cpu_percent=job.cpu_percent,
+        cpu_cores=job.cpu_cores,
+        memory_bytes=job.memory_mb * MIB,
+        io_bytes_per_second=job.io_bytes_per_second,
+        max_processes=job.max_processes,
+        environment=job.environment,
+        secret_environment=secrets,
+        network=job.network,
+        work_dir=job.work_dir,
+        uploads=[
+            job_pb2.FileUpload(
+                path=upload.path, content=content, mode=upload.mode, size=upload.size, isDirectory=upload.is_directory
+            )
+            for upload, content in zip(job.uploads, contents, strict=True)
+        ],
+        timeout_seconds=job.timeout_seconds,
+        profile="default",
+        request_id=job.request_id or "",
+    )
+
+
+def _upload(upload: job_pb2.FileUpload) -> Upload:
+    return Upload(
+        path=upload.path.rstrip("/"),
+        mode=upload.mode or (DIRECTORY_MODE if upload.isDirectory else FILE_MODE),
+        size=len(upload.content),
+        is_directory=upload.isDirectory,
+    )

@@ -1,0 +1,212 @@
+"""What the events of a node do to the store: each exactly once, in order.
+
+`apply` changes jobs and `nodes.last_sequence` in one transaction. An event that was applied before is skipped by its
+number; a gap means that something was lost and raises, the caller then starts over from the store's number. An event
+about a job that the gateway has ended itself changes nothing; if the job is running, the caller is told (`orphans`).
+The one way out of a terminal state: a job that was failed because its node seemed lost.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, bindparam, update
+
+from joblet.common.errors import Internal
+from joblet.common.states import JobState, Reason, check_transition
+from joblet.gateway.store import jobs as job_queries
+from joblet.gateway.store import nodes as node_queries
+from joblet.gateway.store.model import Attestation, Usage
+from joblet.gateway.store.schema import jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The command is executing."""
+
+    not_isolated: tuple[str, ...]
+    attestation: Attestation | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a job ended. `started_ns` is 0 when the command never ran."""
+
+    state: JobState
+    exit_code: int
+    signal: int
+    reason: str
+    message: str
+    started_ns: int
+    ended_ns: int
+    usage: Usage | None
+    output_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    sequence: int
+    job_id: str
+    time_ns: int
+    what: Started | Ended
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a batch of events did. `started` has the time from submission to start in nanoseconds."""
+
+    last_sequence: int
+    changed: list[str] = field(default_factory=list)
+    started: list[int] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)  # stored: the node may forget them
+    orphans: list[str] = field(default_factory=list)  # running on the node although the gateway has ended them
+    unknown: list[str] = field(default_factory=list)
+
+
+_RUNNING = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("job"))
+    .values(
+        state=bindparam("new_state"),
+        acknowledged=True,
+        started_ns=bindparam("new_started_ns"),
+        not_isolated=bindparam("new_not_isolated"),
+        attestation=bindparam("new_attestation"),
+        reason="",
+        message="",
+        exit_code=0,
+        ended_ns=0,
+    )
+)
+_ENDED = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("job"))
+    .values(
+        state=bindparam("new_state"),
+        acknowledged=True,
+        reason=bindparam("new_reason"),
+        message=bindparam("new_message"),
+        exit_code=bindparam("new_exit_code"),
+        signal=bindparam("new_signal"),
+        started_ns=bindparam("new_started_ns"),
+        ended_ns=bindparam("new_ended_ns"),
+        output_bytes=bindparam("new_output_bytes"),
+        usage=bindparam("new_usage"),
+    )
+)
+_REVIVE = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("job"))
+    .values(state=bindparam("new_state"), acknowledged=True, reason="", message="", exit_code=0, ended_ns=0)
+)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of a job in the middle of a batch."""
+
+    state: JobState
+    reason: str
+    submitted_ns: int
+    started_ns: int
+
+    @property
+    def node_lost(self) -> bool:
+        return self.state is JobState.FAILED and self.reason == Reason.NODE_LOST
+
+
+def apply(connection: Connection, node_id: str, events: Sequence[Event]) -> Applied:
+    """Raises Internal on a gap in the numbers, except before the very first event of a node: an executor may have
+    forgotten what an earlier gateway acknowledged."""
+    node = node_queries.get(connection, node_id)
+    if node is None:
+        raise Internal(f"events of node {node_id}, which is not registered")
+    applied = Applied(node.last_sequence)
+    fresh = [event for event in events if event.sequence > node.last_sequence]
+    rows = job_queries.by_ids(connection, {event.job_id for event in fresh})
+    known = {job.id: _Known(job.state, job.reason, job.submitted_ns, job.started_ns) for job in rows.values()}
+    for event in fresh:
+        if event.sequence != applied.last_sequence + 1 and applied.last_sequence:
+            raise Internal(f"event {event.sequence} of node {node_id} follows event {applied.last_sequence}")
+        applied.last_sequence = event.sequence
+        job = known.get(event.job_id)
+        if job is None:
+            applied.unknown.append(event.job_id)
+        elif isinstance(event.what, Started):
+            _apply_started(connection, event, event.what, job, applied)
+        else:
+            _apply_ended(connection, event, event.what, job, applied)
+    if applied.last_sequence != node.last_sequence:
+        node_queries.set_sequence(connection, node_id, applied.last_sequence)
+    return applied
+
+
+def revive(connection: Connection, job_id: str, state: JobState) -> None:
+    """Puts a job right that was failed because its node seemed lost and that the node still has."""
+    connection.execute(_REVIVE, {"job": job_id, "new_state": state})
+
+
+def _apply_started(connection: Connection, event: Event, started: Started, job: _Known, applied: Applied) -> None:
+    if job.state in (JobState.COMPLETED, JobState.STOPPED, JobState.CANCELED, JobState.FAILED) and not job.node_lost:
+        applied.orphans.append(event.job_id)
+        return
+    if job.state is not JobState.RUNNING and not job.node_lost:
+        check_transition(job.state, JobState.RUNNING)
+    connection.execute(
+        _RUNNING,
+        {
+            "job": event.job_id,
+            "new_state": JobState.RUNNING,
+            "new_started_ns": event.time_ns,
+            "new_not_isolated": list(started.not_isolated),
+            "new_attestation": started.attestation,
+        },
+    )
+    job.state, job.reason, job.started_ns = JobState.RUNNING, "", event.time_ns
+    applied.changed.append(event.job_id)
+    applied.started.append(event.time_ns - job.submitted_ns)
+
+
+def _apply_ended(connection: Connection, event: Event, ended: Ended, job: _Known, applied: Applied) -> None:
+    if job.state in (JobState.COMPLETED, JobState.STOPPED, JobState.CANCELED, JobState.FAILED) and not job.node_lost:
+        applied.ended.append(event.job_id)
+        return
+    if not job.node_lost:
+        check_transition(job.state, ended.state)
+    connection.execute(
+        _ENDED,
+        {
+            "job": event.job_id,
+            "new_state": ended.state,
+            "new_reason": ended.reason,
+            "new_message": ended.message,
+            "new_exit_code": ended.exit_code,
+            "new_signal": ended.signal,
+            "new_started_ns": ended.started_ns or job.started_ns,
+            "new_ended_ns": ended.ended_ns,
+            "new_output_bytes": ended.output_bytes,
+            "new_usage": ended.usage,
+        },
+    )
+    job.state, job.reason = ended.state, ended.reason
+    applied.changed.append(event.job_id)
+    applied.ended.append(event.job_id)
+
+
+def settle(
+    connection: Connection, node_id: str, sequence: int | None, known: Iterable[str], lost: Sequence[tuple[str, str]],
+    revived: Sequence[tuple[str, JobState]], now_ns: int,
+) -> None:  # fmt: skip
+    """Carries out what was decided when a node connected (`joblet.gateway.reconcile`), in one transaction.
+
+    `known` are acknowledged, `lost` (id, message) failed, `revived` put right; `sequence` replaces the number of the
+    last event applied when the node has begun to count anew.
+    """
+    if sequence is not None:
+        node_queries.set_sequence(connection, node_id, sequence)
+    job_queries.acknowledge(connection, known)
+    for job_id, message in lost:
+        job_queries.end(
+            connection, job_id, JobState.FAILED, Reason.NODE_LOST, message, node_queries.EXIT_CODE_UNKNOWN, now_ns
+        )
+    for job_id, state in revived:
+        revive(connection, job_id, state)

@@ -1,0 +1,109 @@
+"""The rows of the store as values. Times are nanoseconds since the epoch, 0 for "not yet"."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from joblet.common.states import TERMINAL, JobState
+
+
+class NodeState(StrEnum):
+    READY = "READY"  # its lease runs
+    LOST = "LOST"  # its lease ran out; its jobs were failed
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file below /work, without its content."""
+
+    path: str
+    mode: int
+    size: int
+    is_directory: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a job used from start to end."""
+
+    cpu_user_seconds: float
+    cpu_system_seconds: float
+    peak_memory_bytes: int
+    io_read_bytes: int
+    io_write_bytes: int
+    wall_seconds: float
+    oom_kills: int
+    voluntary_context_switches: int
+    involuntary_context_switches: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """What the executor read back from outside before the command ran."""
+
+    time_ns: int
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job. The order of the fields is that of the columns of `schema.jobs`."""
+
+    sequence: int  # order of submission; the page token of ListJobs
+    id: str
+    request_id: str | None
+    request_digest: str
+    node_id: str
+    state: JobState
+    acknowledged: bool  # the node is known to have taken the job
+    reason: str
+    message: str
+    exit_code: int
+    signal: int
+    submitted_ns: int
+    started_ns: int
+    ended_ns: int
+    output_bytes: int
+    name: str
+    command: str
+    args: tuple[str, ...]
+    cpu_percent: int
+    cpu_cores: str
+    memory_mb: int
+    io_bytes_per_second: int
+    max_processes: int
+    environment: Mapping[str, str]
+    secret_names: tuple[str, ...]
+    network: str
+    work_dir: str
+    uploads: tuple[Upload, ...]
+    timeout_seconds: int
+    labels: Mapping[str, str]
+    not_isolated: tuple[str, ...]
+    usage: Usage | None
+    attestation: Attestation | None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node as its last heartbeat described it. The order of the fields is that of the columns of `schema.nodes`."""
+
+    id: str
+    state: NodeState
+    executor_address: str
+    logstore_address: str
+    runtime_address: str
+    boot_id: str
+    cpu_cores: int
+    memory_bytes: int
+    labels: Mapping[str, str]
+    version: str
+    system: str
+    registered_ns: int
+    last_seen_ns: int
+    lease_until_ns: int
+    last_sequence: int  # number of the last event applied

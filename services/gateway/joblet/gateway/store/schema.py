@@ -1,0 +1,196 @@
+"""The tables, for SQLite and PostgreSQL alike. Changes to them are migrations: a test compares both.
+
+Composite values are JSON. `jobs_active` keeps the two questions of every RunJob small: how many jobs a node has, and
+which of them it should know. Ids are compared bytewise, so that a prefix is a range of the primary index.
+"""
+
+import json
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    text,
+)
+
+from joblet.common.states import JobState
+from joblet.gateway.store.model import Attestation, NodeState, Upload, Usage
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+Sequence = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only in a column of this very type
+Id = Text().with_variant(Text(collation="C"), "postgresql")
+
+ACTIVE_STATES = (JobState.INITIALIZING, JobState.RUNNING)
+
+
+class StateText(TypeDecorator[JobState]):
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: JobState | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.value
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> JobState | None:
+        return None if value is None else _STATES[value]
+
+
+class NodeStateText(TypeDecorator[NodeState]):
+    impl = Text
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> NodeState | None:
+        return None if value is None else NodeState(value)
+
+
+class Json(TypeDecorator[Any]):
+    """JSON text; the empty object and the empty list cost no parsing."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(value, separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return _decode(value)
+
+
+class Texts(Json):
+    """A tuple of texts."""
+
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return tuple(_decode(value) or ())
+
+
+class Uploads(Json):
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return json.dumps([[u.path, u.mode, u.size, u.is_directory] for u in value], separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return tuple(Upload(*fields) for fields in _decode(value) or ())
+
+
+class UsageJson(Json):
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps({name: getattr(value, name) for name in Usage.__slots__})
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return None if value is None else Usage(**json.loads(value))
+
+
+class AttestationJson(Json):
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps({"time_ns": value.time_ns, "facts": dict(value.facts)})
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return None if value is None else Attestation(**json.loads(value))
+
+
+_STATES = {state.value: state for state in JobState}
+
+
+def _decode(value: str | None) -> Any:
+    if value is None:
+        return None
+    if value == "{}":
+        return {}
+    if value == "[]":
+        return []
+    return json.loads(value)
+
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("state", NodeStateText, nullable=False),
+    Column("executor_address", Text, nullable=False),
+    Column("logstore_address", Text, nullable=False),
+    Column("runtime_address", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("cpu_cores", Integer, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("labels", Json, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("system", Text, nullable=False),
+    Column("registered_ns", BigInteger, nullable=False),
+    Column("last_seen_ns", BigInteger, nullable=False),
+    Column("lease_until_ns", BigInteger, nullable=False),
+    Column("last_sequence", BigInteger, nullable=False, server_default=text("0")),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("sequence", Sequence, primary_key=True, autoincrement=True),
+    Column("id", Id, nullable=False, unique=True),
+    Column("request_id", Text, unique=True),
+    Column("request_digest", Text, nullable=False),
+    Column("node_id", Text, nullable=False),
+    Column("state", StateText, nullable=False),
+    Column("acknowledged", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("exit_code", Integer, nullable=False),
+    Column("signal", Integer, nullable=False),
+    Column("submitted_ns", BigInteger, nullable=False),
+    Column("started_ns", BigInteger, nullable=False),
+    Column("ended_ns", BigInteger, nullable=False),
+    Column("output_bytes", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("args", Texts, nullable=False),
+    Column("cpu_percent", Integer, nullable=False),
+    Column("cpu_cores", Text, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Column("io_bytes_per_second", BigInteger, nullable=False),
+    Column("max_processes", Integer, nullable=False),
+    Column("environment", Json, nullable=False),
+    Column("secret_names", Texts, nullable=False),
+    Column("network", Text, nullable=False),
+    Column("work_dir", Text, nullable=False),
+    Column("uploads", Uploads, nullable=False),
+    Column("timeout_seconds", BigInteger, nullable=False),
+    Column("labels", Json, nullable=False),
+    Column("not_isolated", Texts, nullable=False),
+    Column("usage", UsageJson),
+    Column("attestation", AttestationJson),
+    sqlite_autoincrement=True,
+)
+_active = jobs.c.state.in_([state.value for state in ACTIVE_STATES])
+Index("jobs_active", jobs.c.node_id, jobs.c.state, sqlite_where=_active, postgresql_where=_active)
+Index("jobs_state", jobs.c.state)
+
+# The contents of small files that ride along in RunJob, until the node has taken the job: a gateway that is killed
+# before that can still hand the job over. Secrets are not here, see `joblet.gateway.launch`.
+payloads = Table(
+    "payloads",
+    metadata,
+    Column("job_id", Id, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+)

@@ -1,0 +1,203 @@
+"""GetJobLogs: the logstore's messages passed on as the bytes they came in, until all of the output has been sent.
+
+The logstore's DataChunk is the public one, so nothing is decoded but the two numbers needed to go on after a break:
+where a chunk begins and how long its payload is. A logstore that goes away is asked again from there. The stream ends
+with OK only when the store has the job's end, so that GetJobStatus never says RUNNING after it.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from joblet.api import job_pb2
+from joblet.api.internal import logstore_pb2
+from joblet.common import log, rpc
+from joblet.common.errors import (
+    Code,
+    Internal,
+    InvalidArgument,
+    JobletError,
+    NotFound,
+    ResourceExhausted,
+    Unimplemented,
+)
+from joblet.gateway.changes import Changes
+from joblet.gateway.jobs import Jobs
+from joblet.gateway.metrics import Metrics
+from joblet.gateway.nodes import Nodes
+from joblet.gateway.store.model import Job
+
+GIVE_UP_SECONDS = 30.0  # a logstore that cannot be reached for longer ends the stream
+STEADY_SECONDS = 5.0  # a connection that lasted this long is no part of the failures before it
+RETRY_SECONDS = (0.05, 1.0)
+STALL_SECONDS = 60.0  # a client that takes nothing for longer is sent away
+LOG_SECONDS = 0.5  # how often a log that should be there is looked for
+
+BROKEN = frozenset({Code.UNAVAILABLE, Code.CANCELLED})
+
+PAYLOAD_TAG = 0x0A  # field 1, length-delimited
+OFFSET_TAG = 0x10  # field 2, varint
+
+Write = Callable[[bytes], Awaitable[None]]
+
+_log = log.get_logger(__name__)
+
+
+class Logs:
+    def __init__(self, jobs: Jobs, nodes: Nodes, changes: Changes, metrics: Metrics) -> None:
+        self.jobs = jobs
+        self.nodes = nodes
+        self.changes = changes
+        self.metrics = metrics
+
+    async def send(self, request: job_pb2.GetJobLogsReq, write: Write) -> None:
+        """Everything from `request.offset` on, until the job has ended; with noFollow, what is there now."""
+        _check(request)
+        job = await self.jobs.find(request.uuid)
+        await _Copy(self, job, request, write).run()
+        if not request.noFollow:
+            await self.jobs.ended(job.id)
+
+
+class _Copy:
+    """One reader of one job's log: an offset that only grows."""
+
+    def __init__(self, logs: Logs, job: Job, request: job_pb2.GetJobLogsReq, write: Write) -> None:
+        self._logs = logs
+        self._job = job
+        self._no_follow = request.noFollow
+        self._offset = request.offset
+        self._write = write
+        self._failing_since: float | None = None
+
+    async def run(self) -> None:
+        pause, longest = RETRY_SECONDS
+        while True:
+            begun = time.monotonic()
+            before = self._offset
+            try:
+                await self._read()
+                return
+            except NotFound:
+                if not await self._worth_asking_again():
+                    return
+                continue
+            except JobletError as error:
+                if error.code not in BROKEN:
+                    raise
+                if self._offset > before or time.monotonic() - begun > STEADY_SECONDS:
+                    self._failing_since, pause = None, RETRY_SECONDS[0]
+                self._give_up_after_a_while(error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, longest)
+
+    async def _worth_asking_again(self) -> bool:
+        """After NOT_FOUND: waits a moment while the log may still come; False when there never will be output.
+
+        Raises NotFound when there was some and it is gone.
+        """
+        with self._logs.changes.watch(self._job.id) as changed:
+            job = await self._logs.jobs.find(self._job.id)
+            if job.ended and job.started_ns:
+                raise NotFound(f"log not found for job: {job.id}")
+            if job.ended or self._no_follow:
+                return False
+            try:
+                async with asyncio.timeout(LOG_SECONDS):
+                    await changed.wait()
+            except TimeoutError:
+                _log.debug("still no log", jobId=job.id)
+        return True
+
+    def _give_up_after_a_while(self, error: JobletError) -> None:
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        if now - self._failing_since > GIVE_UP_SECONDS:
+            raise self._logs.nodes.link(self._job.node_id).unavailable(
+                f"its logstore cannot be reached: {error.message}"
+            )
+
+    async def _read(self) -> None:
+        link = self._logs.nodes.link(self._job.node_id)
+        request = logstore_pb2.ReadLogsRequest(job_id=self._job.id, offset=self._offset, no_follow=self._no_follow)
+        call: Any = None
+        try:
+            call = link.read_logs(request)
+            async for chunk in call:
+                await self._pass_on(chunk)
+        except grpc.aio.AioRpcError as error:
+            raise rpc.error_from_rpc(error) from error
+        except grpc.aio.UsageError as error:
+            raise link.unavailable("its address has changed") from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise link.unavailable("its address has changed") from None
+        finally:
+            if call is not None:
+                call.cancel()
+
+    async def _pass_on(self, chunk: bytes) -> None:
+        end = chunk_end(chunk)
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                await self._write(chunk)
+        except TimeoutError:
+            raise ResourceExhausted(
+                f"reader too slow: it took nothing for {STALL_SECONDS:.0f} s; read on from offset {self._offset}"
+            ) from None
+        self._offset = end
+        self._logs.metrics.log_bytes.inc(len(chunk))
+
+
+def chunk_end(message: bytes) -> int:
+    """The offset behind a serialized DataChunk: its offset plus the length of its payload, which is not copied.
+
+    The encoding is that of protobuf.dev/programming-guides/encoding. Raises Internal for anything else, or for fields
+    that DataChunk does not have: what is passed on undecoded must be exactly what clients expect.
+    """
+    position = offset = length = 0
+    while position < len(message):
+        tag = message[position]
+        value, position = _varint(message, position + 1)
+        if tag == PAYLOAD_TAG:
+            length = value
+            position += value
+        elif tag == OFFSET_TAG:
+            offset = value
+        else:
+            raise Internal(f"the logstore sent a chunk with the unknown tag {tag}")
+    if position != len(message):
+        raise Internal("the logstore sent a chunk that is cut short")
+    return offset + length
+
+
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if position >= len(message) or shift > 63:
+            raise Internal("the logstore sent a chunk that is cut short")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+
+
+def _check(request: job_pb2.GetJobLogsReq) -> None:
+    """Raises InvalidArgument, and Unimplemented for the options of later work, by name."""
+    if request.offset < 0:
+        raise InvalidArgument(f"offset must not be negative: {request.offset}", field="offset")
+    for field in ("tailLines", "timestamps"):
+        if getattr(request, field):
+            raise Unimplemented(f"{field} of GetJobLogs")
+    if request.HasField("since"):
+        raise Unimplemented("since of GetJobLogs")
+    if request.HasField("until"):
+        raise Unimplemented("until of GetJobLogs")

@@ -1,0 +1,96 @@
+"""Rows of the store as the public API's messages. Secrets are names with a mask, uploads are without content."""
+
+from collections.abc import Iterable
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from joblet.api import job_pb2
+from joblet.common.units import NS_PER_SECOND, rfc3339
+from joblet.gateway.store.model import Attestation, Job, Usage
+
+MASK = "***"
+
+
+def status(job: Job) -> job_pb2.GetJobStatusRes:
+    """Until the command runs, startTime is the time of submission."""
+    message = job_pb2.GetJobStatusRes(
+        uuid=job.id,
+        name=job.name,
+        command=job.command,
+        args=job.args,
+        maxCPU=job.cpu_percent,
+        cpuCores=job.cpu_cores,
+        maxMemory=job.memory_mb,
+        maxIOBPS=job.io_bytes_per_second,
+        status=job.state.value,
+        startTime=rfc3339(job.started_ns or job.submitted_ns),
+        endTime=rfc3339(job.ended_ns),
+        exitCode=job.exit_code,
+        environment=job.environment,
+        secret_environment=masked(job.secret_names),
+        network=job.network,
+        workDir=job.work_dir,
+        nodeId=job.node_id,
+        reason=job.reason,
+        message=job.message,
+        signal=job.signal,
+        timeoutSeconds=job.timeout_seconds,
+        requestId=job.request_id or "",
+        labels=job.labels,
+        maxProcesses=job.max_processes,
+        notIsolated=job.not_isolated,
+    )
+    for upload in job.uploads:
+        message.uploads.add(path=upload.path, mode=upload.mode, size=upload.size, isDirectory=upload.is_directory)
+    if job.usage is not None:
+        message.usage.CopyFrom(usage(job.usage))
+    if job.attestation is not None:
+        message.attestation.CopyFrom(attestation(job.attestation))
+    return message
+
+
+def listed(job: Job) -> job_pb2.Job:
+    """One entry of ListJobs. Its maxIOBPS is 32 bits wide; a configured default above that is shown as the largest."""
+    return job_pb2.Job(
+        id=job.id,
+        name=job.name,
+        command=job.command,
+        args=job.args,
+        maxCPU=job.cpu_percent,
+        cpuCores=job.cpu_cores,
+        maxMemory=job.memory_mb,
+        maxIOBPS=min(job.io_bytes_per_second, 2**31 - 1),
+        status=job.state.value,
+        startTime=rfc3339(job.started_ns or job.submitted_ns),
+        endTime=rfc3339(job.ended_ns),
+        exitCode=job.exit_code,
+        environment=job.environment,
+        secret_environment=masked(job.secret_names),
+        nodeId=job.node_id,
+        reason=job.reason,
+        message=job.message,
+        labels=job.labels,
+    )
+
+
+def masked(names: Iterable[str]) -> dict[str, str]:
+    return dict.fromkeys(names, MASK)
+
+
+def usage(used: Usage) -> job_pb2.Usage:
+    return job_pb2.Usage(
+        cpuUserSeconds=used.cpu_user_seconds,
+        cpuSystemSeconds=used.cpu_system_seconds,
+        peakMemoryBytes=used.peak_memory_bytes,
+        ioReadBytes=used.io_read_bytes,
+        ioWriteBytes=used.io_write_bytes,
+        wallSeconds=used.wall_seconds,
+        oomKills=used.oom_kills,
+        voluntaryContextSwitches=used.voluntary_context_switches,
+        involuntaryContextSwitches=used.involuntary_context_switches,
+    )
+
+
+def attestation(read_back: Attestation) -> job_pb2.Attestation:
+    time = Timestamp(seconds=read_back.time_ns // NS_PER_SECOND, nanos=read_back.time_ns % NS_PER_SECOND)
+    return job_pb2.Attestation(time=time, facts=read_back.facts)
