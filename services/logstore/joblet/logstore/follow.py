@@ -24,14 +24,13 @@ class Until(Enum):
     NOW = "what is there at this moment"
 
 
-async def follow(
-    files: LogFiles, index: IndexReader, inotify: Inotify, offset: int, until: Until
-) -> AsyncGenerator[Chunk, None]:
+async def follow(files: LogFiles, inotify: Inotify, offset: int, until: Until) -> AsyncGenerator[Chunk, None]:
     """The output from byte `offset` on, in order, nothing twice and nothing left out.
 
     Raises OutOfRange when the output ends before `offset`, Internal when the disk holds less than the index promises,
     Unavailable when the service stops (read on from the next offset then). Close it (aclosing) to free the watch.
     """
+    index = IndexReader.at_tail(files.index)
     position = offset
     with inotify.watching(files.output, files.index) as changed:
         while True:

@@ -14,7 +14,7 @@ import pytest
 from joblet.api.job_pb2 import DataChunk
 from joblet.common.errors import Internal, OutOfRange, Unavailable
 from joblet.logstore.follow import Until, follow
-from joblet.logstore.index import Entry, IndexReader, Kind, append, encode
+from joblet.logstore.index import Entry, Kind, append, encode
 from joblet.logstore.inotify import Inotify
 from joblet.logstore.layout import LogDirectory, LogFiles
 
@@ -51,7 +51,7 @@ async def following(
     logs: LogDirectory, inotify: Inotify, offset: int = 0, until: Until = Until.END
 ) -> AsyncIterator[AsyncGenerator[DataChunk, None]]:
     async def parsed() -> AsyncGenerator[DataChunk, None]:
-        async with aclosing(follow(files, IndexReader.at_tail(files.index), inotify, offset, until)) as chunks:
+        async with aclosing(follow(files, inotify, offset, until)) as chunks:
             async for chunk in chunks:
                 message = DataChunk.FromString(chunk.message)
                 assert len(message.payload) == chunk.payload_bytes > 0

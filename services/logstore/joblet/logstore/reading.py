@@ -1,0 +1,96 @@
+"""The RPCs of LogStoreService: ReadLogs and DeleteLogs.
+
+ReadLogs passes the messages that chunk.py makes to grpc as bytes. A slow reader holds up nobody but itself: grpc takes
+about 8 MiB for it and then lets the write wait. Whoever takes nothing for `reader_timeout_seconds` is sent away with
+DEADLINE_EXCEEDED, so that a forgotten terminal does not keep memory and descriptors for ever. A reader that goes away
+is noticed by grpc, which cancels the call: descriptors and watch are freed there and then.
+"""
+
+import asyncio
+from concurrent.futures import Executor
+from contextlib import aclosing, closing
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from joblet.api.internal.logstore_pb2 import DeleteLogsRequest, DeleteLogsResponse, ReadLogsRequest
+from joblet.common.errors import DeadlineExceeded, InvalidArgument
+from joblet.common.log import get_logger
+from joblet.logstore import metrics
+from joblet.logstore.follow import Until, follow
+from joblet.logstore.inotify import Inotify
+from joblet.logstore.layout import LogDirectory, LogFiles
+
+if TYPE_CHECKING:  # generic in the type stubs only
+    ReadContext = grpc.aio.ServicerContext[ReadLogsRequest, bytes]
+    DeleteContext = grpc.aio.ServicerContext[DeleteLogsRequest, DeleteLogsResponse]
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+log = get_logger(__name__)
+
+
+class LogStore:
+    """`disk` is the one thread that creates and removes logs."""
+
+    def __init__(self, logs: LogDirectory, inotify: Inotify, disk: Executor, reader_timeout_seconds: float) -> None:
+        self._logs = logs
+        self._inotify = inotify
+        self._disk = disk
+        self._reader_timeout_seconds = reader_timeout_seconds
+
+    def handlers(self) -> "dict[str, Handler]":
+        """By method name. ReadLogs has no serializer: it gives bytes."""
+        return {
+            "ReadLogs": grpc.unary_stream_rpc_method_handler(
+                self.read_logs, request_deserializer=ReadLogsRequest.FromString, response_serializer=None
+            ),
+            "DeleteLogs": grpc.unary_unary_rpc_method_handler(
+                self.delete_logs,
+                request_deserializer=DeleteLogsRequest.FromString,
+                response_serializer=DeleteLogsResponse.SerializeToString,
+            ),
+        }
+
+    async def read_logs(self, request: ReadLogsRequest, context: "ReadContext") -> None:
+        if request.offset < 0:
+            raise InvalidArgument(f"offset must not be negative, got {request.offset}", field="offset")
+        until = Until.NOW if request.no_follow else Until.END
+        files = await self._open(request.job_id)
+        with closing(files), metrics.FOLLOWERS.track_inprogress():
+            # At once, so that the caller of a quiet job knows that it is being served.
+            await context.send_initial_metadata(())
+            async with aclosing(follow(files, self._inotify, request.offset, until)) as chunks:
+                async for chunk in chunks:
+                    await self._write(request.job_id, context, chunk.message)
+                    metrics.BYTES_SENT.inc(chunk.payload_bytes)
+
+    async def delete_logs(self, request: DeleteLogsRequest, _: "DeleteContext") -> DeleteLogsResponse:
+        await asyncio.get_running_loop().run_in_executor(self._disk, self._logs.delete, request.job_id)
+        log.info("log deleted", jobId=request.job_id)
+        return DeleteLogsResponse()
+
+    async def _open(self, job_id: str) -> LogFiles:
+        opening = asyncio.get_running_loop().run_in_executor(None, self._logs.open_for_reading, job_id)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unclaimed)
+            raise
+
+    async def _write(self, job_id: str, context: "ReadContext", message: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._reader_timeout_seconds) as limit:
+                await context.write(message)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            metrics.STALLED.inc()
+            log.warn("reader took nothing and was sent away", jobId=job_id, peer=context.peer())
+            text = f"the reader took no output for {self._reader_timeout_seconds:g} seconds"
+            raise DeadlineExceeded(text, hint="read on from the offset that was reached") from None
+
+
+def _close_unclaimed(opening: "asyncio.Future[LogFiles]") -> None:
+    """The caller went away while its files were being opened."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
