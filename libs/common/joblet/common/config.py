@@ -66,11 +66,7 @@ class GatewayConfig:
     tls: TlsFiles = schema.section(
         TlsFiles, cert=Path(f"{_CERTS}/gateway-cert.pem"), key=Path(f"{_CERTS}/gateway-key.pem")
     )
-    database: str = schema.text(
-        "sqlite:////var/lib/joblet/gateway/gateway.db",
-        pattern=r"(sqlite|postgresql)(\+\w+)?://.+",
-        expected="a database URL, sqlite:///FILE or postgresql://...",
-    )
+    database: str = schema.database("sqlite:////var/lib/joblet/gateway/gateway.db")
     node_lease_seconds: int = schema.integer(15, minimum=1, maximum=3600)  # a node silent for longer is lost
 
 

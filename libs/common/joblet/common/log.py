@@ -22,7 +22,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 _LEVELS = {"DEBUG": logging.DEBUG, "INFO": logging.INFO, "WARN": logging.WARNING, "ERROR": logging.ERROR}
 _NAMES = {logging.DEBUG: "DEBUG", logging.INFO: "INFO", logging.WARNING: "WARN", logging.ERROR: "ERROR"}
-_PLAIN = re.compile(r"[^\s\"=|\\\x00-\x1f\x7f-\x9f]+")
+_PLAIN = re.compile(r"[^\s\"=|\\]+")
 _ROOT = "joblet"
 _FIELDS = "joblet_fields"
 
@@ -35,21 +35,21 @@ class Logger:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
 
-    def debug(self, message: str, **fields: object) -> None:
+    def debug(self, message: str, /, **fields: object) -> None:
         self._write(logging.DEBUG, message, fields)
 
-    def info(self, message: str, **fields: object) -> None:
+    def info(self, message: str, /, **fields: object) -> None:
         self._write(logging.INFO, message, fields)
 
-    def warn(self, message: str, **fields: object) -> None:
+    def warn(self, message: str, /, **fields: object) -> None:
         self._write(logging.WARNING, message, fields)
 
     warning = warn
 
-    def error(self, message: str, **fields: object) -> None:
+    def error(self, message: str, /, **fields: object) -> None:
         self._write(logging.ERROR, message, fields)
 
-    def exception(self, message: str, **fields: object) -> None:
+    def exception(self, message: str, /, **fields: object) -> None:
         """An error with the traceback of the exception being handled."""
         if self._logger.isEnabledFor(logging.ERROR):
             self._logger.error("%s", message, extra={_FIELDS: fields}, exc_info=True)
@@ -124,8 +124,13 @@ def _level(record: logging.LogRecord) -> str:
 
 def _quoted(value: object) -> str:
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    return text if _PLAIN.fullmatch(text) and text.isprintable() else f'"{_escaped(text)}"'
 
 
 def _one_line(message: str) -> str:
-    return message.replace("\\", "\\\\").replace("\r", "\\r").replace("\n", "\\n") if "\n" in message else message
+    return message if message.isprintable() else _escaped(message)
+
+
+def _escaped(text: str) -> str:
+    """As inside a JSON string; with control characters, which could drive a terminal, all but ASCII is escaped."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())[1:-1]

@@ -5,20 +5,27 @@ answers from threads of its own, so a busy event loop does not hide the metrics 
 """
 
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from prometheus_client.exposition import choose_encoder
 
+from joblet.common import log
 from joblet.common.errors import StartError
+from joblet.common.version import VERSION
 from joblet.common.yamlschema import split_address
 
 __all__ = ["REGISTRY", "MetricsServer", "start_http"]
 
 REQUEST_TIMEOUT_SECONDS = 10.0
+
+_log = log.get_logger(__name__)
+
+Gauge("joblet_build_info", "1, with the version of the running service.", ["version"]).labels(VERSION).set(1)
 
 
 class _Server(ThreadingHTTPServer):
@@ -31,6 +38,11 @@ class _Server(ThreadingHTTPServer):
         self.registry = registry
         self.ready = ready
         super().__init__(address, _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hung up is not worth a line; a handler that failed is a fault of ours."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            _log.exception("metrics request failed")
 
     def server_bind(self) -> None:
         # Not HTTPServer's, which looks up the host's name in DNS.

@@ -43,23 +43,27 @@ class Received:
 def bind(path: Path, kind: int = socket.SOCK_SEQPACKET, *, mode: int = 0o600, backlog: int = 128) -> socket.socket:
     """A listening socket at `path`; a socket file that nobody listens on is replaced.
 
-    Raises StartError naming the path if somebody listens there, or if it is something else than a socket.
+    Raises StartError naming the path if somebody listens there, or if a socket cannot be made there.
     """
-    with _address(path) as address:
-        _remove_stale(path, address, kind)
-        sock = socket.socket(socket.AF_UNIX, kind)
-        try:
-            # fchmod before bind sets the mode of the file that bind makes, so it is never open to others.
-            os.fchmod(sock.fileno(), mode)
-            previous = os.umask(0o777 & ~mode)
-            try:
-                sock.bind(address)
-            finally:
-                os.umask(previous)
-            sock.listen(backlog)
-        except OSError as error:
-            sock.close()
-            raise StartError(f"cannot listen on {path}: {(error.strerror or str(error)).lower()}") from error
+    try:
+        with _address(path) as address:
+            _remove_stale(path, address, kind)
+            return _listening(address, kind, mode, backlog)
+    except OSError as error:
+        raise StartError(f"cannot listen on {path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _listening(address: str, kind: int, mode: int, backlog: int) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, kind)
+    try:
+        # The file that bind makes has the mode of the socket's own inode, less the umask: it is never open to others.
+        os.fchmod(sock.fileno(), mode)
+        sock.bind(address)
+        os.chmod(address, mode)  # noqa: PTH101 - not a path to keep, and the umask may have taken something away
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 
@@ -140,4 +144,4 @@ def _remove_stale(path: Path, address: str, kind: int) -> None:
         result = probe.connect_ex(address)
     if result != errno.ECONNREFUSED:
         raise StartError(f"cannot listen on {path}: address already in use")
-    path.unlink()
+    os.unlink(address)  # noqa: PTH108 - the directory that was looked at, whatever its path leads to now

@@ -89,10 +89,6 @@ def database(default: str) -> str:
     return _field(default, Rule("a database URL, sqlite:///FILE or postgresql://...", parse))
 
 
-def optional_text(*, pattern: str, expected: str) -> str | None:
-    return _field(cast(str | None, None), Rule(expected, _text_parser(pattern)))
-
-
 def _text_parser(pattern: str) -> Callable[[object, Path], str]:
     compiled = re.compile(pattern)
 

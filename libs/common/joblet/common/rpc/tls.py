@@ -8,7 +8,9 @@ at its default verbosity, and closes the connection; no Python code sees it. Wha
 (here) and connections that made a call (`joblet.common.rpc.guard`): the difference were refused or never used.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 from prometheus_client import Counter
@@ -16,6 +18,8 @@ from prometheus_client import Counter
 from joblet.common import log
 from joblet.common.config import TlsFiles
 from joblet.common.errors import FailedPrecondition, StartError
+
+T = TypeVar("T")
 
 _log = log.get_logger(__name__)
 
@@ -93,15 +97,24 @@ def _load(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-    ca, cert, key = files.ca.read_bytes(), files.cert.read_bytes(), files.key.read_bytes()
-    x509.load_pem_x509_certificates(ca)
-    public_key = x509.load_pem_x509_certificate(cert).public_key()
-    if serialization.load_pem_private_key(key, password=None).public_key() != public_key:
+    ca, _ = _parsed(files.ca, x509.load_pem_x509_certificates)
+    cert, certificate = _parsed(files.cert, x509.load_pem_x509_certificate)
+    key, private_key = _parsed(files.key, lambda pem: serialization.load_pem_private_key(pem, password=None))
+    public_key = certificate.public_key()
+    if private_key.public_key() != public_key:
         raise ValueError(f"{files.key} is not the key of {files.cert}")
     if not isinstance(public_key, EllipticCurvePublicKey):
         # With RSA the cipher suites left for TLS 1.2 would work (see joblet.common).
         raise ValueError(f"{files.cert} is not an ECDSA certificate")
     return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=ca)
+
+
+def _parsed(path: Path, parse: Callable[[bytes], T]) -> tuple[bytes, T]:
+    pem = path.read_bytes()
+    try:
+        return pem, parse(pem)
+    except (ValueError, TypeError) as error:  # TypeError: a key that needs a password
+        raise ValueError(f"{path} holds no usable PEM: {error}") from error
 
 
 def _reason(error: Exception) -> str:
