@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import joblet_pb2 as pb  # type: ignore[import-not-found]
-import joblet_pb2_grpc as rpc  # type: ignore[import-not-found]
+import joblet_pb2 as pb  # type: ignore[import-not-found]  # pants: no-infer-dep
+import joblet_pb2_grpc as rpc  # type: ignore[import-not-found]  # pants: no-infer-dep
 
 UNKNOWN = "f47ac10b-58cc-4372-a567-0e02b2c3d479"
 
