@@ -28,6 +28,7 @@ from joblet.common.roles import Identity
 from joblet.common.rpc import access, status
 
 REQUEST_ID_KEY = "joblet-request-id"
+DRAIN_SECONDS = 0.5
 MAX_CONNECTIONS = 8192  # remembered as seen; a connection forgotten and used again is counted again
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -76,7 +77,7 @@ class Guard(grpc.aio.ServerInterceptor):
         behaviour: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
         async def unary(request: Any, context: Context) -> Any:
-            async with self._call(method, context):
+            async with self._call(method, handler, context):
                 answer = behaviour(request, context)
                 return await answer if inspect.isawaitable(answer) else answer
 
@@ -89,7 +90,7 @@ class Guard(grpc.aio.ServerInterceptor):
         behaviour: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
         async def stream(request: Any, context: Context) -> None:
-            async with self._call(method, context):
+            async with self._call(method, handler, context):
                 answers = behaviour(request, context)
                 if inspect.isawaitable(answers):  # a handler that calls context.write itself
                     await answers
@@ -104,7 +105,7 @@ class Guard(grpc.aio.ServerInterceptor):
         return make(stream, handler.request_deserializer, handler.response_serializer)
 
     @asynccontextmanager
-    async def _call(self, method: str, context: Context) -> AsyncIterator[None]:
+    async def _call(self, method: str, handler: Handler, context: Context) -> AsyncIterator[None]:
         """Around one call. The contextvars need no reset: grpc runs every call in a task of its own."""
         started = time.perf_counter()
         code = grpc.StatusCode.OK.name
@@ -126,6 +127,8 @@ class Guard(grpc.aio.ServerInterceptor):
         except Exception as error:  # noqa: BLE001 - the one place that turns every failure into a status
             named = _named(method, error)
             code = named.code.name
+            if handler.request_streaming:
+                await _drain(context)
             await context.abort(status.status_of(named), status.details_of(named), status.metadata_of(named))
         finally:
             _count(method, code, time.perf_counter() - started)
@@ -142,6 +145,20 @@ async def _until_certificate_ends(identity: Identity) -> AsyncIterator[None]:
         if limit.expired():
             raise access.expired() from None
         raise
+
+
+async def _drain(context: Context) -> None:
+    """Takes what a client is still sending, for a while, before its stream is answered with an error.
+
+    A grpc.aio client that is writing when the answer comes reports INTERNAL "Internal error from Core" instead of it
+    (grpc/grpc issue 36066); one that has finished writing gets the answer.
+    """
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while await context.read() is not grpc.aio.EOF:
+                pass
+    except (TimeoutError, grpc.aio.UsageError, grpc.aio.InternalError):
+        return  # it writes on, or the stream cannot be read any more: the answer goes out all the same
 
 
 def _named(method: str, error: Exception) -> JobletError:

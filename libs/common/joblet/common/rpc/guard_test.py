@@ -212,6 +212,39 @@ def test_open_calls_end_with_their_certificate(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("ou", [Role.ADMIN, Role.VIEWER])
+def test_a_client_that_is_still_sending_gets_the_reason(tmp_path: Path, ou: Role) -> None:
+    """Refused by role, or by a handler in the middle of an upload."""
+
+    class Full(Echo):
+        async def Collect(self, requests: AsyncIterator[BytesValue], context: Any) -> BytesValue:
+            async for _ in requests:
+                raise ResourceExhausted("full")
+            return BytesValue()
+
+    async def main() -> str | None:
+        async with serving(tmp_path, Full()) as serve, serve.channel(serve.authority.files(ou)) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await ask(channel, "Collect", *[bytes(65536)] * 64)
+            return caught.value.details()
+
+    expected = {Role.ADMIN: "full", Role.VIEWER: "role viewer is not allowed to perform operation collect"}
+    assert asyncio.run(main()) == expected[ou]
+
+
+def test_a_client_that_neither_sends_nor_ends_gets_the_reason_too(tmp_path: Path) -> None:
+    async def main() -> str | None:
+        async with serving(tmp_path, Failing(JobNotFound("x"))) as serve, serve.channel() as channel:
+            call = method(channel, "Chat")(None)
+            await call.write(BytesValue())
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                while await call.read() is not grpc.aio.EOF:
+                    pass
+            return caught.value.details()
+
+    assert asyncio.run(main()) == "job not found: x"
+
+
 def test_a_handlers_own_timeout_is_not_taken_for_the_certificates(tmp_path: Path) -> None:
     error = failure(tmp_path, Failing(TimeoutError()), "One")
     assert error.code() is grpc.StatusCode.INTERNAL
