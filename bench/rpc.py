@@ -1,7 +1,7 @@
 """How many questions a second the gateway answers with many jobs in its store, beside a bare mutual-TLS gRPC server.
 
-Run as root: `python bench/rpc.py [--seconds S]`. Prints Markdown. The bare server answers the same bytes from memory, in
-a process of its own, with the same library and certificates: what it reaches is what the library and TLS allow.
+Run as root: `python bench/rpc.py [--seconds S]`. Prints Markdown. The bare server answers the same bytes from memory,
+in a process of its own, with the same library and certificates: what it reaches is what the library and TLS allow.
 Jobs are copies of one real row, made while the gateway is down.
 """
 
@@ -148,7 +148,9 @@ def _serve(port: int, key: bytes, cert: bytes, ca: bytes, answer: bytes) -> None
 
     async def serve() -> None:
         server = grpc.aio.server()
-        handlers = {"GetJobStatus": grpc.unary_unary_rpc_method_handler(handler)}
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            "GetJobStatus": grpc.unary_unary_rpc_method_handler(handler)
+        }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("joblet.JobService", handlers),))
         server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials([(key, cert)], ca, True))
         await server.start()
