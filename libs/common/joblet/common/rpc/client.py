@@ -8,9 +8,8 @@ from typing import Any, Self
 
 import grpc
 
-from joblet.common import log
+from joblet.common import log, metadata
 from joblet.common.config import GrpcConfig, TlsFiles
-from joblet.common.rpc.guard import REQUEST_ID_KEY
 from joblet.common.rpc.options import client_options
 from joblet.common.rpc.tls import client_credentials
 
@@ -75,10 +74,10 @@ class TracedChannel(grpc.aio.Channel):
 
 
 def _traced(method: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*args: Any, metadata: Any = None, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         current = log.request_id.get()
         if current:
-            metadata = (*(metadata or ()), (REQUEST_ID_KEY, current))
-        return method(*args, metadata=metadata, **kwargs)
+            kwargs["metadata"] = (*(kwargs.get("metadata") or ()), (metadata.REQUEST_ID, current))
+        return method(*args, **kwargs)
 
     return call

@@ -11,7 +11,6 @@ In this order, for unary and streaming calls alike:
 
 import asyncio
 import inspect
-import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,16 +21,13 @@ from typing import Any, TypeAlias
 import grpc
 from prometheus_client import Counter, Histogram
 
-from joblet.common import log
+from joblet.common import log, metadata
 from joblet.common.errors import Internal, JobletError, Unimplemented
 from joblet.common.roles import Identity
 from joblet.common.rpc import access, status
 
-REQUEST_ID_KEY = "joblet-request-id"
 DRAIN_SECONDS = 0.5
 MAX_CONNECTIONS = 8192  # remembered as seen; a connection forgotten and used again is counted again
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 _log = log.get_logger(__name__)
 
@@ -173,8 +169,8 @@ def _named(method: str, error: Exception) -> JobletError:
 def _request_id(context: Context) -> str:
     """The caller's, so that one request is one id through all services; a new one if it sent none of a sane form."""
     for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-            return value
+        if key == metadata.REQUEST_ID and metadata.is_request_id(value):
+            return str(value)
     return secrets.token_hex(8)
 
 

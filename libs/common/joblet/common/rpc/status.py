@@ -3,18 +3,13 @@
 The hint and the field at fault travel beside it in trailing metadata, percent-encoded because metadata is ASCII.
 """
 
-from urllib.parse import quote, unquote
-
 import grpc
 
+from joblet.common import metadata
 from joblet.common.errors import Code, InvalidArgument, JobletError, from_code
-
-HINT_KEY = "joblet-hint"
-FIELD_KEY = "joblet-field"
 
 MAX_TEXT_BYTES = 2048  # a status travels in metadata, whose limit is 8 KiB; non-ASCII text triples on the wire
 _MAX_HINT_BYTES = 1024
-_PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 _STATUS: dict[Code, grpc.StatusCode] = {code: grpc.StatusCode[code.name] for code in Code}
 
@@ -28,20 +23,22 @@ def details_of(error: JobletError) -> str:
 
 
 def metadata_of(error: JobletError) -> tuple[tuple[str, str], ...]:
-    metadata = []
+    pairs = []
     if error.hint:
-        metadata.append((HINT_KEY, quote(cut(error.hint, _MAX_HINT_BYTES), safe=_PRINTABLE)))
+        pairs.append((metadata.HINT, metadata.encode(cut(error.hint, _MAX_HINT_BYTES))))
     if isinstance(error, InvalidArgument) and error.field:
-        metadata.append((FIELD_KEY, quote(cut(error.field, _MAX_HINT_BYTES), safe=_PRINTABLE)))
-    return tuple(metadata)
+        pairs.append((metadata.FIELD, metadata.encode(cut(error.field, _MAX_HINT_BYTES))))
+    return tuple(pairs)
 
 
 def error_from_rpc(error: grpc.aio.AioRpcError) -> JobletError:
     """The error that a failed call stands for, with the class of its code, and its hint if the server sent one."""
     trailing = dict(error.trailing_metadata() or ())
-    code = Code[error.code().name]
     return from_code(
-        code, error.details() or "", hint=_decoded(trailing, HINT_KEY), field=_decoded(trailing, FIELD_KEY)
+        Code[error.code().name],
+        error.details() or "",
+        hint=metadata.decode(trailing.get(metadata.HINT)),
+        field=metadata.decode(trailing.get(metadata.FIELD)),
     )
 
 
@@ -51,8 +48,3 @@ def cut(text: str, max_bytes: int) -> str:
     if len(encoded) <= max_bytes:
         return encoded.decode()
     return encoded[: max_bytes - 3].decode(errors="ignore") + "…"
-
-
-def _decoded(metadata: dict[str, str | bytes], key: str) -> str | None:
-    value = metadata.get(key)
-    return unquote(value) if isinstance(value, str) else None

@@ -55,7 +55,7 @@ def test_a_code_without_class_keeps_the_code() -> None:
 
 def test_hints_may_hold_anything() -> None:
     hint = 'try "rnx certs issue"\n100 % größer, 简体'
-    encoded = dict(status.metadata_of(errors.Internal("x", hint=hint)))[status.HINT_KEY]
+    encoded = dict(status.metadata_of(errors.Internal("x", hint=hint)))["joblet-hint"]
     assert encoded.isascii()
     assert encoded.isprintable()
     assert travelled(errors.Internal("x", hint=hint)).hint == hint
