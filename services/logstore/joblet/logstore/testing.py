@@ -1,5 +1,6 @@
 """For tests: a real logstore process with real certificates, its clients, and a stand-in for a job's init."""
 
+import errno
 import json
 import os
 import signal
@@ -181,12 +182,14 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def send_garbage(port: int, data: bytes) -> bytes:
-    """What a server says to bytes that are not TLS."""
+def send_garbage(port: int, data: bytes) -> None:
+    """Returns when the server has closed the connection, at whatever point it did."""
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS) as connection:
-        connection.sendall(data)
-        connection.shutdown(socket.SHUT_WR)
         try:
-            return connection.recv(4096)
-        except ConnectionResetError:
-            return b""
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(4096):
+                pass
+        except OSError as error:
+            if error.errno not in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
+                raise
