@@ -121,7 +121,8 @@ class Noun(_WithGlobalFlags, click.Group):
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, entry.help) for name, entry in self.entries.items()]
-        rows += [(name, command.get_short_help_str(limit=90)) for name, command in self.commands.items()]
+        shown = {name: command for name, command in self.commands.items() if not _is_hidden(command)}
+        rows += [(name, command.get_short_help_str(limit=90)) for name, command in shown.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -131,8 +132,12 @@ class Noun(_WithGlobalFlags, click.Group):
         try:
             return super().resolve_command(context, args)
         except click.NoSuchCommand as error:
-            known = ", ".join(self.list_commands(context))
+            known = ", ".join(name for name in self.list_commands(context) if not _is_hidden(self.commands.get(name)))
             raise click.UsageError(f'unknown command "{args[0]}" (there is {known})', context) from error
+
+
+def _is_hidden(command: click.Command | None) -> bool:
+    return command is not None and command.hidden
 
 
 def usage_hint(context: click.Context | None) -> str | None:

@@ -8,27 +8,23 @@ Importing this module imports grpc (about 100 ms).
 
 import os
 import queue
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar, cast
-from urllib.parse import unquote
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own handshake errors; before the import, which reads it
 
 import grpc  # noqa: E402
 
 from joblet.api import job_pb2_grpc  # noqa: E402
+from joblet.api.job_pb2 import EmptyRequest, Job  # noqa: E402
+from joblet.common import metadata  # noqa: E402
 from joblet.common.errors import Code, JobletError, from_code  # noqa: E402
 from joblet.common.ids import new_job_id  # noqa: E402
 from rnx import credentials, diagnose  # noqa: E402
 from rnx.errors import CannotConnect, NoAnswer  # noqa: E402
 from rnx.settings import Settings  # noqa: E402
-
-# As in joblet.common.rpc, which servers import with much else.
-_REQUEST_ID_KEY, _HINT_KEY = "joblet-request-id", "joblet-hint"
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 CONNECT_SECONDS = 10.0
 CALL_SECONDS = 30.0  # deadline of a unary call
@@ -62,13 +58,19 @@ class ResponseStream(Protocol[Received]):
     def cancel(self) -> bool: ...
 
 
+class Answer(Protocol[Received]):
+    """What grpc answers a call with that is not waited for."""
+
+    def result(self) -> Received: ...
+
+
 class Client:
     """A connected client; leave it with `with`. Every failure is a JobletError that says what a user can do."""
 
     def __init__(self, settings: Settings, *, request_id: str | None = None) -> None:
         self.settings = settings
         # In the server's log; what it would not take there gets another name.
-        self._request_id = request_id if request_id and _REQUEST_ID.fullmatch(request_id) else new_job_id()
+        self._request_id = request_id if request_id and metadata.is_request_id(request_id) else new_job_id()
         self._credentials = credentials.read(settings)
         self._channel = self._open()
         self._stub = job_pb2_grpc.JobServiceStub(self._channel)
@@ -119,6 +121,18 @@ class Client:
         except grpc.RpcError as error:
             raise self.explained(error) from error
 
+    def call_all(self, method: "Unary[Request, Response]", requests: Sequence[Request]) -> list[Response | JobletError]:
+        """All requests at once; each answered or refused by itself."""
+        function = method(self._stub)
+        calls = [function.future(request, timeout=CALL_SECONDS, metadata=self._metadata()) for request in requests]
+        return [self._outcome(call) for call in calls]
+
+    def _outcome(self, call: Answer[Received]) -> Received | JobletError:
+        try:
+            return call.result()
+        except grpc.RpcError as error:
+            return self.explained(error)
+
     def call_repeatable(self, method: "Unary[Request, Response]", request: Request) -> Response:
         """One call that the server may get twice without harm; repeated for a while if the gateway went away."""
         deadline = time.monotonic() + RETRY_SECONDS
@@ -144,16 +158,16 @@ class Client:
         code = Code[call.code().name]
         if code is Code.DEADLINE_EXCEEDED:
             return NoAnswer(f"no answer from {self.settings.address} within {CALL_SECONDS:g} s")
-        hint = dict(call.trailing_metadata() or ()).get(_HINT_KEY)
+        hint = dict(call.trailing_metadata() or ()).get(metadata.HINT)
         text = call.details() or code.lower().replace("_", " ")
-        return from_code(code, text, hint=unquote(hint) if isinstance(hint, str) else None)
+        return from_code(code, text, hint=metadata.decode(hint))
 
     def _open(self) -> grpc.Channel:
         secure = grpc.ssl_channel_credentials(self._credentials.ca, self._credentials.key, self._credentials.cert)
         return grpc.secure_channel(self.settings.address, secure, options=_OPTIONS)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
-        return ((_REQUEST_ID_KEY, self._request_id),)
+        return ((metadata.REQUEST_ID, self._request_id),)
 
 
 _DECIDED = frozenset(
@@ -174,11 +188,12 @@ def _call_of(error: grpc.RpcError) -> grpc.Call:
     return cast(grpc.Call, error)
 
 
-def pages(fetch: Callable[[str], tuple[list[Response], str]]) -> Iterator[Response]:
-    """All entries of a paged list; `fetch(token)` answers one page and the token of the next, "" at the end."""
+def list_jobs(client: Client) -> Iterator[Job]:
+    """All jobs, oldest first, fetched a page at a time."""
     token = ""
     while True:
-        entries, token = fetch(token)
-        yield from entries
+        page = client.call_repeatable(lambda stub: stub.ListJobs, EmptyRequest(pageToken=token))
+        yield from page.jobs
+        token = page.nextPageToken
         if not token:
             return

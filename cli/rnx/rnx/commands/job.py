@@ -156,17 +156,10 @@ def status(job_id: str, detail: bool) -> None:
 )  # fmt: skip
 def list_jobs(form: str) -> None:
     """List all jobs with their current status, oldest first."""
-    from joblet.api.job_pb2 import EmptyRequest, Job
-    from rnx import output
-    from rnx.client import pages
+    from rnx import client, output
 
-    with _client() as client:
-
-        def page(token: str) -> tuple[list[Job], str]:
-            answer = client.call_repeatable(lambda stub: stub.ListJobs, EmptyRequest(pageToken=token))
-            return list(answer.jobs), answer.nextPageToken
-
-        jobs = pages(page)
+    with _client() as connected:
+        jobs = client.list_jobs(connected)
         if flags().json or form == "json":
             _print(output.json_list("jobs", jobs))
         elif form == "table":
