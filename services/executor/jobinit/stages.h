@@ -1,0 +1,64 @@
+/* What jobinit's files offer each other, in the order of the launch. */
+#ifndef STAGES_H
+#define STAGES_H
+
+#include "jobinit.h"
+#include "sys.h"
+
+struct spec {
+    struct spec_header header;
+    const char *hostname, *workdir;
+    char **argv, **envp;
+    const unsigned char *uploads; /* checked; read by spec_upload */
+};
+
+struct upload {
+    uint32_t mode, kind;
+    uint64_t size;
+    const char *path;
+};
+
+/* spec.c: NULL, or what is wrong with the bytes. The spec points into them. */
+const char *spec_parse(const void *data, size_t size, struct spec *spec);
+const unsigned char *spec_upload(const unsigned char *at, struct upload *upload); /* returns the next one */
+void spec_load(struct spec *spec);                                                 /* from FD_SPEC, or fails */
+
+/* msg.c: every failure of a launch goes through fail. */
+enum role { ROLE_INIT, ROLE_COMMAND };
+extern enum role role;
+void message_make(struct msg *message, uint32_t type, uint32_t stage, long error, const char *detail);
+long message_send(const struct msg *message, int pass_fd);
+_Noreturn void fail(uint32_t stage, long error, const char *detail);
+
+/* The result of a system call, which must have succeeded. */
+static inline long need(uint32_t stage, long result, const char *detail)
+{
+    if (result < 0)
+        fail(stage, -result, detail);
+    return result;
+}
+
+/* main.c, init.c, rootfs.c, command.c, seccomp.c */
+_Noreturn void outer(void);
+_Noreturn void init(const struct spec *spec);
+void rootfs_mount(const struct spec *spec);
+_Noreturn void command(const struct spec *spec);
+void seccomp_load(uint32_t profile);
+
+/* supervise.c: from the fork of the command to the end of init. */
+_Noreturn void supervise(const struct spec *spec, long command_pid);
+
+/* pump.c: pipe -> log file and its index. */
+enum pump { PUMP_IDLE, PUMP_MORE, PUMP_BLOCKED };
+enum pump pump_output(void);
+int64_t pump_index_due(void); /* CLOCK_MONOTONIC, INT64_MAX when there is nothing to say */
+void pump_index(int64_t now);
+long pump_index_end(void); /* 0 or -errno */
+void pump_finish(void);
+
+/* record.c */
+uint32_t crc32(const void *data, size_t size);
+long record_prepare(void); /* 0 or -errno */
+long record_write(struct record *record);
+
+#endif
