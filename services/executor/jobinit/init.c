@@ -67,7 +67,16 @@ static void set_limits(uint64_t nofile)
         {RLIMIT_RTTIME, none, none},
     };
     for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
-        const uint64_t pair[2] = {limits[i].soft, limits[i].hard};
+        const uint64_t wanted[2] = {limits[i].soft, limits[i].hard};
+        const long result = sys(SYS_prlimit64, 0, limits[i].resource, wanted, NULL);
+        if (result != -EPERM) {
+            need(STAGE_RLIMIT, result, "prlimit64");
+            continue;
+        }
+        /* Raising needs CAP_SYS_RESOURCE; without it the executor's own ceiling, lower than ours, stays. */
+        uint64_t pair[2];
+        need(STAGE_RLIMIT, sys(SYS_prlimit64, 0, limits[i].resource, NULL, pair), "prlimit64");
+        pair[0] = limits[i].soft < pair[1] ? limits[i].soft : pair[1];
         need(STAGE_RLIMIT, sys(SYS_prlimit64, 0, limits[i].resource, pair, NULL), "prlimit64");
     }
 }
