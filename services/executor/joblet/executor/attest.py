@@ -1,0 +1,200 @@
+"""Attestation: before a job's command runs, its isolation and limits are read back from outside and compared.
+
+The parked command has everything already but its own program. `expectation` says what must hold, `mismatches` compares
+(pure), `attest` reads and decides. Nothing passes by being absent: each expected fact must be there and equal, and no
+mount but the expected ones may exist.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from joblet.common.errors import Internal
+from joblet.common.units import format_cpu_list
+from joblet.executor.cgroup.driver import JobCgroup
+from joblet.executor.cgroup.limits import Limits
+from joblet.executor.jobspec import Profile
+from joblet.executor.procfs import Mount, Process, read_process
+
+_CAPABILITY_SETS: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+_PAGE_BYTES: Final = 4096
+_PRIVATE: Final = frozenset({"nosuid", "nodev"})
+# What jobinit mounts for one job: mount point -> (file system, options it must have).
+_JOB_MOUNTS: Final[Mapping[str, tuple[str, frozenset[str]]]] = {
+    "/proc": ("proc", _PRIVATE | {"noexec"}),
+    "/dev/pts": ("devpts", frozenset({"nosuid", "noexec"})),
+    "/dev/shm": ("tmpfs", _PRIVATE),
+    "/tmp": ("tmpfs", _PRIVATE),
+    "/work": ("tmpfs", _PRIVATE),
+}
+# CAP_CHOWN 0, DAC_OVERRIDE 1, FOWNER 3, FSETID 4, SETGID 6, SETUID 7, SETFCAP 31 (capabilities(7)), DESIGN section 5.
+BUILD_CAPABILITIES: Final = sum(1 << number for number in (0, 1, 3, 4, 6, 7, 31))
+
+
+class AttestationFailed(Internal):
+    """What was read back is not what was ordered; the command was not started. `mismatches` names every difference."""
+
+    def __init__(self, mismatches: tuple[str, ...]) -> None:
+        super().__init__("isolation could not be verified: " + "; ".join(mismatches))
+        self.mismatches = mismatches
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What must be true of the parked command. Ids are those of the host; capability sets are bit masks."""
+
+    init_pid: int
+    host_id: int
+    id_map: str
+    user_namespace: int  # inode number
+    shared_namespaces: frozenset[str]  # equal to the host's; all others must differ
+    host_namespaces: Mapping[str, int]
+    capabilities: Mapping[str, int]
+    bound_paths: tuple[str, ...]  # system directories of the host, read-only
+    cgroups: Mapping[str, str]
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    process: Process
+    limits: Limits
+
+
+def capabilities_of(profile: Profile) -> Mapping[str, int]:
+    """The five sets a command of this profile has while parked."""
+    if profile is Profile.BUILD:
+        return {"CapInh": 0, "CapPrm": BUILD_CAPABILITIES, "CapEff": BUILD_CAPABILITIES, "CapBnd": BUILD_CAPABILITIES,
+                "CapAmb": 0}  # fmt: skip
+    return dict.fromkeys(_CAPABILITY_SETS, 0)
+
+
+def attest(pid: int, cgroup: JobCgroup, expected: Expectation) -> dict[str, str]:
+    """The facts about the parked command `pid`, to be stored with the job. Raises AttestationFailed."""
+    try:
+        directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            observed = Observation(read_process(directory), cgroup.read_back())
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise AttestationFailed((f"process {pid} cannot be read: {error}",)) from error
+    found = tuple(mismatches(observed, expected))
+    if found:
+        raise AttestationFailed(found)
+    return facts(observed, expected)
+
+
+def mismatches(observed: Observation, expected: Expectation) -> Iterator[str]:
+    """Every difference in words; nothing when all is as it must be."""
+    process = observed.process
+    for name, wanted in _expected_status(expected).items():
+        if process.status.get(name) != wanted:
+            yield f"{name} is {process.status.get(name, 'missing')}, not {wanted or 'empty'}"
+    for name, text in (("uid_map", process.uid_map), ("gid_map", process.gid_map)):
+        if text != expected.id_map:
+            yield f"{name} is {text or 'empty'}, not {expected.id_map}"
+    yield from _namespace_mismatches(process.namespaces, expected)
+    yield from _mount_mismatches(process.mounts, expected.bound_paths)
+    for controller, path in expected.cgroups.items():
+        if process.cgroups.get(controller) != path:
+            yield f"cgroup {controller or 'v2'} is {process.cgroups.get(controller, 'missing')}, not {path}"
+    yield from _limit_mismatches(observed.limits, expected.limits)
+
+
+def facts(observed: Observation, expected: Expectation) -> dict[str, str]:
+    """What is kept of a passed attestation."""
+    process, limits = observed.process, observed.limits
+    return {
+        **{name: " ".join(process.status[name].split()) for name in _expected_status(expected) if name != "PPid"},
+        "uid_map": process.uid_map,
+        "gid_map": process.gid_map,
+        **{f"ns.{name}": str(inode) for name, inode in process.namespaces.items()},
+        "ns.shared": " ".join(sorted(expected.shared_namespaces)),
+        "mounts": " ".join(mount.path for mount in process.mounts),
+        **{f"cgroup.{name or 'v2'}": process.cgroups[name] for name in expected.cgroups},
+        "limit.cpuPercent": str(limits.cpu_percent),
+        "limit.cpuCores": format_cpu_list(limits.cpu_cores or ()),
+        "limit.memoryBytes": str(limits.memory_bytes),
+        "limit.ioBytesPerSecond": str(limits.io_bytes_per_second),
+        "limit.processes": str(limits.max_processes),
+    }
+
+
+def _expected_status(expected: Expectation) -> dict[str, str]:
+    ids = "\t".join([str(expected.host_id)] * 4)
+    return {
+        "PPid": str(expected.init_pid),
+        "Uid": ids,
+        "Gid": ids,
+        "Groups": "",
+        **{name: f"{mask:016x}" for name, mask in expected.capabilities.items()},
+        "NoNewPrivs": "1",
+        "Seccomp": "2",
+        "Threads": "1",
+    }
+
+
+def _namespace_mismatches(found: Mapping[str, int], expected: Expectation) -> Iterator[str]:
+    for name, host in expected.host_namespaces.items():
+        if name in expected.shared_namespaces:
+            if found.get(name) != host:
+                yield f"{name} namespace is not the node's"
+        elif found.get(name, host) == host:
+            yield f"{name} namespace is the node's"
+    if found.get("user") != expected.user_namespace:
+        yield "user namespace is not the one prepared for the job"
+
+
+def _mount_mismatches(mounts: tuple[Mount, ...], bound_paths: tuple[str, ...]) -> Iterator[str]:
+    paths = {mount.path for mount in mounts}
+    for wanted in ("/", "/dev", *bound_paths, *_JOB_MOUNTS):
+        if wanted not in paths:
+            yield f"mount {wanted} is missing"
+    for mount in mounts:
+        yield from _one_mount(mount, bound_paths)
+
+
+def _one_mount(mount: Mount, bound_paths: tuple[str, ...]) -> Iterator[str]:
+    filesystem, needed = mount.filesystem, _PRIVATE | {"ro"}
+    if mount.path in _JOB_MOUNTS:
+        filesystem, needed = _JOB_MOUNTS[mount.path]
+    elif mount.path == "/":
+        filesystem = "tmpfs"
+    elif mount.path == "/dev":
+        filesystem, needed = "tmpfs", frozenset({"ro", "nosuid", "noexec"})
+    elif mount.path.startswith("/proc/"):
+        # Masks: a read-only part of proc itself, an empty tmpfs, or /dev/null on a file (a device, so without nodev).
+        filesystem, needed = mount.filesystem, frozenset() if _is_null(mount) else frozenset({"ro"})
+        if mount.filesystem not in ("proc", "tmpfs"):
+            yield f"mount {mount.path} is of {mount.filesystem}"
+    elif not _below(mount.path, bound_paths):
+        yield f"mount {mount.path} ({mount.filesystem}) is not expected"
+        return
+    if mount.filesystem != filesystem:
+        yield f"mount {mount.path} is of {mount.filesystem}, not {filesystem}"
+    missing = needed - mount.options
+    if missing:
+        yield f"mount {mount.path} lacks {','.join(sorted(missing))}"
+
+
+def _is_null(mount: Mount) -> bool:
+    return mount.filesystem == "tmpfs" and mount.root == "/null"
+
+
+def _below(path: str, directories: tuple[str, ...]) -> bool:
+    return any(path == directory or path.startswith(f"{directory}/") for directory in directories)
+
+
+def _limit_mismatches(found: Limits, ordered: Limits) -> Iterator[str]:
+    pairs = {
+        "cpu percent": (found.cpu_percent, ordered.cpu_percent),
+        "cpu cores": (found.cpu_cores if ordered.cpu_cores else None, ordered.cpu_cores),
+        "memory bytes": (found.memory_bytes, ordered.memory_bytes // _PAGE_BYTES * _PAGE_BYTES),
+        "io bytes per second": (found.io_bytes_per_second, ordered.io_bytes_per_second),
+        "processes": (found.max_processes, ordered.max_processes),
+    }
+    for name, (is_value, wanted) in pairs.items():
+        if is_value != wanted:
+            yield f"limit of {name} is {is_value}, not {wanted}"

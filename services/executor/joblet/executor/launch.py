@@ -1,0 +1,290 @@
+"""One launch, step by step, from a job's resources to its running command.
+
+1. `spawn`: the spec goes into a memfd, uploads into another; jobinit starts with its descriptors at their fixed places.
+2. `init`: a pidfd of init arrives. From here on the end of init is the end of everything the launch made.
+3. `parked`: the command waits; the caller attests it from outside and writes down what is needed to find it again.
+4. `go`: end of file on the control socket says that the command runs, ERROR that it could not.
+
+Whoever leaves the `spawn` block closes the control socket: a command that was not told to go then exits without having
+run (also when the executor dies), and init with it.
+"""
+
+import os
+import resource
+import signal
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from joblet.common import unixsock
+from joblet.common.errors import Internal
+from joblet.executor import jobspec, procfs
+from joblet.executor.attest import Expectation, capabilities_of
+from joblet.executor.cgroup.driver import JobCgroup
+from joblet.executor.ending import with_errno
+from joblet.executor.environment import environment_of
+from joblet.executor.etcfiles import HOSTNAME
+from joblet.executor.job import Network, Order
+from joblet.executor.jobspec import GO, Fd, LaunchFlag, LaunchSpec, Message, MessageType, Profile, Stage
+from joblet.executor.logs import LogFiles
+from joblet.executor.userns import JOB_ID_INSIDE, UserNamespace
+from joblet.executor.waiting import readable
+
+LANDLOCK_SCOPES: Final = 6  # the Landlock ABI that can scope abstract sockets and signals (Linux 6.12)
+_TMPFS_INODES: Final = 1 << 18
+_MOST_FILES: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What every launch on this node has in common; descriptors stay open as long as the executor."""
+
+    jobinit: Path
+    template: int  # mount namespace
+    bound_paths: tuple[str, ...]
+    host_namespaces: Mapping[str, int]
+    null: int  # /dev/null, read-write
+    boot_id: str
+    cgroup_version: int
+    landlock_abi: int
+    tmp_bytes: int
+    work_bytes: int
+    grace_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one job has been given; the caller owns and releases all of it."""
+
+    state: int  # its state directory, O_DIRECTORY
+    log: LogFiles
+    cgroup: JobCgroup
+    user: UserNamespace
+
+
+class LaunchError(Internal):
+    """jobinit could not start the command: at which stage and with which errno (0: no system call failed)."""
+
+    def __init__(self, stage: Stage, error: int, detail: str) -> None:
+        super().__init__(f"cannot {stage.action}: {with_errno(detail, error)}")
+        self.stage = stage
+        self.error = error
+        self.detail = detail
+
+
+class Handshake:
+    """The executor's end of the control socket of one launch."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+
+    async def init(self) -> tuple[int, int]:
+        """init's pid and a pidfd, which the caller closes."""
+        received = await self._receive(MessageType.INIT)
+        if len(received.fds) != 1:
+            raise LaunchError(Stage.CONTROL, 0, f"{len(received.fds)} descriptors came with init's message")
+        pidfd = received.fds[0]
+        try:
+            pid = _pid_of(pidfd)
+        except BaseException:
+            os.close(pidfd)
+            raise
+        return pid, pidfd
+
+    async def parked(self) -> int:
+        """The pid of the command, which waits; vouched for by the kernel."""
+        received = await self._receive(MessageType.PARKED)
+        if received.credentials is None:
+            raise LaunchError(Stage.PARK, 0, "the command's message came without credentials")
+        return received.credentials.pid
+
+    async def go(self) -> None:
+        """Lets the command run. Returns when it does, or when it was killed at that moment: the exit record tells."""
+        try:
+            self._control.send(GO)
+            received = await self._next()
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        if received.data:
+            raise _refusal(Message.decode(received.data))
+
+    async def _receive(self, wanted: MessageType) -> unixsock.Received:
+        try:
+            received = await self._next()
+        except ConnectionResetError:
+            received = unixsock.Received(b"", (), None)
+        if not received.data:
+            raise LaunchError(Stage.NONE, 0, f"it ended before it said {wanted.name}")
+        message = Message.decode(received.data)
+        if message.type is not wanted:
+            for fd in received.fds:
+                os.close(fd)
+            raise _refusal(message)
+        return received
+
+    async def _next(self) -> unixsock.Received:
+        while True:
+            try:
+                return unixsock.receive(self._control, Message.SIZE, max_fds=1)
+            except BlockingIOError:
+                await readable(self._control.fileno())
+
+
+@contextmanager
+def spawn(spec: bytes, contents: Sequence[bytes], resources: Resources, node: Node) -> Iterator[Handshake]:
+    """Starts jobinit with an encoded launch spec and the contents of its uploads. Raises OSError when it cannot."""
+    with ExitStack() as stack:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stack.enter_context(ours)
+        ours.setblocking(False)
+        unixsock.pass_credentials(ours)
+        with theirs:
+            pid = _posix_spawn(spec, contents, resources, node, theirs.fileno())
+        stack.callback(_reap, pid)
+        yield Handshake(ours)
+
+
+def launch_spec(order: Order, resources: Resources, node: Node) -> LaunchSpec:
+    """The order in jobinit's words."""
+    memory_bytes = order.limits.memory_bytes
+    inside = id_inside(order.profile)
+    host = resources.user.base + inside
+    return LaunchSpec(
+        command=order.command,
+        args=order.args,
+        env=environment_of(order),
+        hostname=HOSTNAME,
+        workdir=order.work_dir,
+        host_uid=host,
+        host_gid=host,
+        uid=inside,
+        gid=inside,
+        profile=order.profile,
+        flags=_flags(order, resources, node),
+        cgroup_version=node.cgroup_version,
+        init_fds=len(resources.cgroup.init_fds),
+        payload_fds=len(resources.cgroup.payload_fds),
+        timeout_ms=order.timeout_seconds * 1000,
+        grace_ms=round(node.grace_seconds * 1000),
+        tmp_bytes=node.tmp_bytes,
+        work_bytes=node.work_bytes,
+        shm_bytes=memory_bytes,
+        tmpfs_inodes=_TMPFS_INODES,
+        nofile=min(_MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
+        uploads=[
+            jobspec.Upload(upload.path, upload.mode, len(upload.content), upload.is_directory)
+            for upload in order.uploads
+        ],
+    )
+
+
+def expectation(order: Order, resources: Resources, node: Node, init_pid: int) -> Expectation:
+    """What attestation must find."""
+    return Expectation(
+        init_pid=init_pid,
+        host_id=resources.user.base + id_inside(order.profile),
+        id_map=resources.user.map_line,
+        user_namespace=resources.user.inode,
+        shared_namespaces=frozenset({"net"}) if order.network is Network.HOST else frozenset(),
+        host_namespaces=node.host_namespaces,
+        capabilities=capabilities_of(order.profile),
+        bound_paths=node.bound_paths,
+        cgroups=resources.cgroup.expected_paths,
+        limits=order.limits,
+    )
+
+
+def id_inside(profile: Profile) -> int:
+    """The command's uid and gid in its user namespace."""
+    return 0 if profile is Profile.BUILD else JOB_ID_INSIDE
+
+
+def not_isolated(order: Order, node: Node) -> tuple[str, ...]:
+    """What the job shares with its node, in words."""
+    if order.network is not Network.HOST:
+        return ()
+    shared = ["network: the node's interfaces and everything that listens on its loopback addresses can be reached"]
+    if node.landlock_abi < LANDLOCK_SCOPES:
+        shared.append("abstract unix sockets of the node can be reached (its kernel has no Landlock scoping)")
+    return tuple(shared)
+
+
+def _flags(order: Order, resources: Resources, node: Node) -> LaunchFlag:
+    flags = LaunchFlag.NONE
+    if order.network is Network.NONE:
+        flags |= LaunchFlag.NEW_NETWORK
+    elif node.landlock_abi >= LANDLOCK_SCOPES:
+        flags |= LaunchFlag.LANDLOCK
+    if resources.cgroup.oom_event_fd is not None:
+        flags |= LaunchFlag.OOM_EVENT
+    return flags
+
+
+def _posix_spawn(spec: bytes, contents: Sequence[bytes], resources: Resources, node: Node, control: int) -> int:
+    with ExitStack() as stack:
+        uploads = _memory_file("joblet-uploads", contents, stack) if contents else node.null
+        cgroup = resources.cgroup
+        places = {
+            0: node.null,
+            1: node.null,
+            2: node.null,
+            Fd.SPEC: _memory_file("joblet-spec", [spec], stack),
+            Fd.CONTROL: control,
+            Fd.TEMPLATE: node.template,
+            Fd.USERNS: resources.user.fd,
+            Fd.STATE: resources.state,
+            Fd.DATA: resources.log.output,
+            Fd.INDEX: resources.log.index,
+            Fd.UPLOADS: uploads,
+            Fd.OOM_EVENT: node.null if cgroup.oom_event_fd is None else cgroup.oom_event_fd,
+            Fd.OOM_COUNTER: cgroup.oom_counter_fd,
+            Fd.NETNS: node.null,
+            **{Fd.CGROUP + place: fd for place, fd in enumerate((*cgroup.init_fds, *cgroup.payload_fds))},
+        }
+        # Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so through execve(2).
+        return os.posix_spawn(
+            node.jobinit, ["jobinit"], {}, setsid=True, setsigmask=(), setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+            file_actions=[(os.POSIX_SPAWN_DUP2, source, int(place)) for place, source in places.items()],
+        )  # fmt: skip
+
+
+def _memory_file(name: str, contents: Sequence[bytes], stack: ExitStack) -> int:
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    for content in contents:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _reap(outer: int) -> None:
+    # By now it has left, or must: it has nothing to do after init exists. Unreaped, its pid cannot be another's.
+    os.kill(outer, signal.SIGKILL)
+    os.waitpid(outer, 0)
+
+
+def _pid_of(pidfd: int) -> int:
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Pid" and int(value) > 0:
+            return int(value)
+    raise LaunchError(Stage.CONTROL, 0, "init ended at once")
+
+
+def _refusal(message: Message) -> LaunchError:
+    if message.type is MessageType.ERROR:
+        return LaunchError(message.stage, message.error, message.detail)
+    return LaunchError(Stage.CONTROL, 0, f"unexpected message {message.type.name}")
+
+
+def start_ticks_of(pid: int) -> int:
+    """When init started. Raises LaunchError when it has ended."""
+    ticks = procfs.start_ticks(pid)
+    if ticks is None:
+        raise LaunchError(Stage.CONTROL, 0, "init ended during the launch")
+    return ticks

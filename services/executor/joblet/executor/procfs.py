@@ -1,0 +1,123 @@
+"""What /proc says of one process, read through a descriptor of its directory, so that a reused pid cannot be meant.
+
+Reads and parses only (proc(5), namespaces(7), user_namespaces(7)); `attest` judges.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+NAMESPACES: Final = ("pid", "mnt", "ipc", "uts", "cgroup", "net", "user")
+_CHUNK_BYTES: Final = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A line of mountinfo: per-mount options, not those of the superblock."""
+
+    path: str
+    options: frozenset[str]
+    filesystem: str
+    root: str  # the directory of the file system that is mounted
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as read at one moment. Ids of namespaces are inode numbers; values of `status` are stripped."""
+
+    status: Mapping[str, str]
+    uid_map: str
+    gid_map: str
+    namespaces: Mapping[str, int]
+    mounts: tuple[Mount, ...]
+    cgroups: Mapping[str, str]
+
+
+def read_process(directory: int) -> Process:
+    """The process whose /proc/PID is open as `directory`. Raises OSError (ESRCH, ENOENT) when it has ended."""
+    return Process(
+        status=parse_status(_text(directory, "status")),
+        uid_map=" ".join(_text(directory, "uid_map").split()),
+        gid_map=" ".join(_text(directory, "gid_map").split()),
+        namespaces=namespaces_of(directory),
+        mounts=parse_mounts(_text(directory, "mountinfo")),
+        cgroups=parse_cgroups(_text(directory, "cgroup")),
+    )
+
+
+def namespaces_of(directory: int) -> dict[str, int]:
+    """The inode number of each namespace, from links such as "pid:[4026531836]"."""
+    links = {name: os.readlink(f"ns/{name}", dir_fd=directory) for name in NAMESPACES}  # noqa: PTH115 - pathlib has no dir_fd
+    return {name: int(link.partition("[")[2][:-1]) for name, link in links.items()}
+
+
+def own_namespaces() -> dict[str, int]:
+    directory = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return namespaces_of(directory)
+    finally:
+        os.close(directory)
+
+
+def parse_status(text: str) -> dict[str, str]:
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+def parse_mounts(text: str) -> tuple[Mount, ...]:
+    """mountinfo: id parent major:minor root mount-point options [tags ...] - filesystem source super-options."""
+    mounts = []
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split(" ")
+        mounts.append(Mount(_unescaped(fields[4]), frozenset(fields[5].split(",")), after.split(" ")[0], fields[3]))
+    return tuple(mounts)
+
+
+def parse_cgroups(text: str) -> dict[str, str]:
+    """Controller -> path; a hierarchy with several controllers counts for each, "" is the unified hierarchy."""
+    found = {}
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        found.update(dict.fromkeys(controllers.split(","), path))
+    return found
+
+
+def start_ticks(pid: int) -> int | None:
+    """Field 22 of /proc/PID/stat (clock ticks since boot), None when there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(text[text.rindex(")") + 2 :].split()[19])  # the name, in parentheses, may hold anything
+
+
+def same_program(pid: int, other: int) -> bool:
+    """Whether two processes execute the same file; false when one of them is gone."""
+    try:
+        return Path(f"/proc/{pid}/exe").samefile(f"/proc/{other}/exe")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _text(directory: int, name: str) -> str:
+    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        parts = []
+        while part := os.read(descriptor, _CHUNK_BYTES):
+            parts.append(part)
+        return b"".join(parts).decode(errors="surrogateescape")
+    finally:
+        os.close(descriptor)
+
+
+def _unescaped(path: str) -> str:
+    # The kernel writes blank, tab, newline and backslash as three octal digits.
+    for code in ("040", "011", "012", "134"):
+        path = path.replace(f"\\{code}", chr(int(code, 8)))
+    return path

@@ -1,0 +1,49 @@
+import os
+from pathlib import Path
+
+from joblet.executor import procfs
+from joblet.executor.procfs import Mount
+
+MOUNTS = """\
+400 399 0:50 / / ro,nosuid,nodev - tmpfs joblet rw,size=32768k
+401 400 254:0 /usr /usr ro,nosuid,nodev,relatime master:7 - ext4 /dev/vda rw
+402 400 0:51 /null /proc/kcore ro - tmpfs joblet rw
+403 400 0:52 / /work/a\\040b rw - tmpfs x\\040y rw
+"""
+
+
+def test_mounts() -> None:
+    root, usr, mask, odd = procfs.parse_mounts(MOUNTS)
+    assert root == Mount("/", frozenset({"ro", "nosuid", "nodev"}), "tmpfs", "/")
+    assert (usr.path, usr.filesystem, usr.root) == ("/usr", "ext4", "/usr")
+    assert (mask.path, mask.root) == ("/proc/kcore", "/null")
+    assert odd.path == "/work/a b"
+
+
+def test_cgroups_of_v1_and_v2() -> None:
+    text = "9:name=systemd:/\n2:cpu,cpuacct:/joblet/x\n1:memory:/a:b\n0::/unified\n"
+    assert procfs.parse_cgroups(text) == {
+        "name=systemd": "/", "cpu": "/joblet/x", "cpuacct": "/joblet/x", "memory": "/a:b", "": "/unified",
+    }  # fmt: skip
+
+
+def test_this_process_reads_itself() -> None:
+    directory = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
+    try:
+        process = procfs.read_process(directory)
+    finally:
+        os.close(directory)
+    assert process.status["Pid"] == str(os.getpid())
+    assert process.namespaces["user"] == Path("/proc/self/ns/user").stat().st_ino
+    assert process.namespaces == procfs.own_namespaces()
+    assert any(mount.path == "/" for mount in process.mounts)
+
+
+def test_start_of_a_process_that_is_not_there() -> None:
+    assert procfs.start_ticks(os.getpid()) is not None
+    assert procfs.start_ticks(2**22 + 1) is None  # above the largest pid there can be
+
+
+def test_same_program() -> None:
+    assert procfs.same_program(os.getpid(), os.getpid())
+    assert not procfs.same_program(os.getpid(), 2**22 + 1)
