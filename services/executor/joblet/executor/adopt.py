@@ -1,0 +1,104 @@
+"""After a restart: finding again the jobs that an earlier executor started, and clearing away what is left of others.
+
+A job's init is known by pid, start time and boot id. Found alive it is watched by a pidfd as before; gone, its exit
+record tells the end. A job that was accepted but certainly never ran is dropped: a gateway that did not see it
+accepted orders it again, the others learn from ListJobs that it is not there.
+"""
+
+import asyncio
+import os
+import shutil
+from asyncio import TaskGroup
+from contextlib import ExitStack
+from typing import Final
+
+from joblet.common import log
+from joblet.common.errors import JobletError
+from joblet.common.states import TERMINAL, Reason
+from joblet.executor import procfs
+from joblet.executor.cgroup.driver import CgroupError, JobCgroup
+from joblet.executor.ending import EXIT_UNKNOWN, Failure
+from joblet.executor.executor import Executor
+from joblet.executor.job import InitProcess, Record
+from joblet.executor.site import Claims, Site
+from joblet.executor.supervise import Supervisor
+
+REORDER_SECONDS: Final = 30.0
+
+_log = log.get_logger(__name__)
+
+
+def adopt_jobs(executor: Executor, tasks: TaskGroup) -> None:
+    """Takes over every job of the journal that has not ended. Call once, before orders are taken."""
+    site = executor.site
+    unfinished = [record for record in site.journal.jobs() if record.state not in TERMINAL]
+    started = {record.job_id for record in unfinished if record.init is not None}
+    for record in unfinished:
+        if record.init is None:
+            site.journal.remove(record.job_id)
+            _log.warn("job dropped: it had not started when the executor ended", jobId=record.job_id)
+        else:
+            _adopt(executor, tasks, record, record.init)
+    dropped = [directory.name for directory in site.jobs_dir.iterdir() if directory.name not in started]
+    for job_id in dropped:
+        site.cgroups.discard(job_id)
+    tasks.create_task(_close_logs(site, dropped), name="logs of dropped jobs")
+
+
+async def _close_logs(site: Site, job_ids: list[str]) -> None:
+    """Readers of a dropped job's log must come to an end, but only once it is clear that it is not ordered again."""
+    await asyncio.sleep(REORDER_SECONDS)
+    for job_id in job_ids:
+        if site.journal.job(job_id) is not None:
+            continue
+        try:
+            await site.logs.finish(job_id)
+        except JobletError as error:
+            _log.warn("log of a dropped job not closed", jobId=job_id, error=error)
+        shutil.rmtree(site.state_dir(job_id), ignore_errors=True)
+
+
+def _adopt(executor: Executor, tasks: TaskGroup, record: Record, init: InitProcess) -> None:
+    site = executor.site
+    cgroup = _cgroup(site, record.job_id)
+    pidfd = find_init(init, site.node.boot_id)
+    supervisor = Supervisor(site, record, cgroup, _claims(site, record, cgroup))
+    if init.boot_id != site.node.boot_id:
+        supervisor.presume(Failure(Reason.NODE_RESTARTED, "the node restarted while the job ran", EXIT_UNKNOWN))
+    task = tasks.create_task(supervisor.adopt(pidfd), name=f"adopted job {record.job_id}")
+    executor.watch(supervisor, task)
+    _log.info("job adopted", jobId=record.job_id, alive=pidfd is not None)
+
+
+def find_init(init: InitProcess, boot_id: str) -> int | None:
+    """A pidfd of the process meant, or None when it has ended; the caller closes it."""
+    if init.boot_id != boot_id:
+        return None
+    try:
+        pidfd = os.pidfd_open(init.pid)
+    except ProcessLookupError:
+        return None
+    # The number was looked up first: if the start time read now is init's, so is the pidfd.
+    if procfs.start_ticks(init.pid) == init.start_ticks:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _claims(site: Site, record: Record, cgroup: JobCgroup | None) -> Claims:
+    claims = Claims(ExitStack(), ExitStack())
+    site.users.adopt(record.uid_base)
+    claims.holdings.callback(site.users.release, record.uid_base)
+    if cgroup is not None:
+        claims.holdings.callback(cgroup.remove)
+        claims.descriptors.callback(cgroup.close)
+    claims.holdings.callback(shutil.rmtree, site.state_dir(record.job_id))
+    return claims
+
+
+def _cgroup(site: Site, job_id: str) -> JobCgroup | None:
+    try:
+        return site.cgroups.adopt(job_id)
+    except CgroupError as error:
+        _log.warn("job has no cgroup any more", jobId=job_id, error=error)
+        return None

@@ -1,0 +1,187 @@
+"""The jobs of this node: accepting and stopping them. What the RPC handlers call.
+
+Accepting a job is synchronous up to the point where the node could lose it no more: limits are set, the log exists, the
+journal has it. The launch goes on in a task of its own and is told by events. Everything here runs in one event loop.
+"""
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from joblet.common import log
+from joblet.common.errors import Internal, JobletError, JobNotFound, JobNotRunning, Unavailable, from_code
+from joblet.common.states import JobState
+from joblet.executor.admission import Capacity, admit
+from joblet.executor.cgroup.driver import LimitNotApplied
+from joblet.executor.job import Order, Outcome, Record
+from joblet.executor.journal import Journal
+from joblet.executor.launch import Resources, launch_spec, not_isolated
+from joblet.executor.metrics import REFUSALS, RUNNING, STARTS, Phases
+from joblet.executor.site import Claims, Site
+from joblet.executor.supervise import Supervisor
+
+DRAIN_SECONDS: Final = 5.0
+
+_log = log.get_logger(__name__)
+
+
+class Executor:
+    """Made inside `tasks`, the TaskGroup that its launches and supervisions run in."""
+
+    def __init__(self, site: Site, capacity: Capacity, tasks: asyncio.TaskGroup) -> None:
+        self.site = site
+        self._capacity = capacity
+        self._tasks = tasks
+        self._accepting: dict[str, asyncio.Task[Record | JobletError]] = {}
+        self._supervisors: dict[str, Supervisor] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._closing = False
+        RUNNING.set_function(lambda: len(self._supervisors))
+
+    async def start(self, order: Order) -> Record:
+        """Accepts a job, or answers with it if it is known; concurrent calls for one id are one."""
+        if self._closing:
+            raise Unavailable("the executor is stopping", hint="it will be back; try again")
+        task = self._accepting.get(order.job_id)
+        if task is None:
+            known = self.site.journal.job(order.job_id)
+            if known is not None:
+                return known
+            task = self._tasks.create_task(self._accept(order), name=f"accept {order.job_id}")
+            self._accepting[order.job_id] = task
+            task.add_done_callback(lambda _: self._accepting.pop(order.job_id, None))
+        # A caller that goes away must not leave half a job.
+        answer = await asyncio.shield(task)
+        if isinstance(answer, JobletError):
+            raise answer
+        return answer
+
+    async def stop(self, job_id: str) -> tuple[Outcome, int]:
+        """Ends a job; its outcome and the number of the event that tells it. JobNotRunning when it had ended itself."""
+        supervisor = self._supervisors.get(job_id)
+        if supervisor is None:
+            raise not_running(self.site.journal, job_id)
+        event = await supervisor.stop()
+        outcome = event.body
+        if not isinstance(outcome, Outcome):
+            raise Internal(f"the last event of job {job_id} is not its end")
+        if outcome.state is not JobState.STOPPED:
+            raise JobNotRunning(job_id, outcome.state)
+        return outcome, event.sequence
+
+    def watch(self, supervisor: Supervisor, task: asyncio.Task[None]) -> None:
+        """Knows a job until its end; also used for adopted ones."""
+        job_id = supervisor.job_id
+        self._supervisors[job_id] = supervisor
+        self._running[job_id] = task
+        supervisor.ended.add_done_callback(lambda _: self._supervisors.pop(job_id, None))
+        task.add_done_callback(lambda _: self._running.pop(job_id, None))
+
+    async def close(self) -> None:
+        """Takes no more jobs, lets launches come to their point and leaves every running job alone."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self._accepting or any(supervisor.launching for supervisor in self._supervisors.values()):
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            _log.warn("launches were still going on at the end")
+        for task in list(self._running.values()):
+            task.cancel()
+
+    async def _accept(self, order: Order) -> Record | JobletError:
+        try:
+            return await self._take(order)
+        except LimitNotApplied as error:
+            refusal: JobletError = Internal(f"job creation failed: {error.message}", hint=error.hint)
+        except JobletError as error:
+            refusal = error
+        except (OSError, sqlite3.Error) as error:
+            refusal = Internal(f"job creation failed: {error}")
+        REFUSALS.labels(refusal.code).inc()
+        _log.warn("job refused", jobId=order.job_id, code=refusal.code, error=refusal.message)
+        return refusal
+
+    async def _take(self, order: Order) -> Record:
+        phases = Phases()
+        admit(order.limits, self._capacity, len(self._supervisors) + len(self._accepting) - 1)
+        site, now_ns = self.site, time.time_ns()
+        with ExitStack() as holdings, ExitStack() as descriptors:
+            resources, spec = await self._claim(order, holdings, descriptors, phases)
+            record = Record(
+                order.job_id, JobState.INITIALIZING, order.command, resources.user.base, order.limits.memory_bytes,
+                order.timeout_seconds, not_isolated(order, site.node), now_ns,
+            )  # fmt: skip
+            try:
+                site.journal.add(record)
+            except sqlite3.Error:
+                await site.logs.finish(order.job_id)  # it has no job now, and must not be waited for
+                raise
+            phases.reached("journal")
+            supervisor = Supervisor(site, record, resources.cgroup, Claims(descriptors.pop_all(), holdings.pop_all()))
+        STARTS.inc()
+        task = self._tasks.create_task(supervisor.launch(order, spec, resources, phases), name=f"job {order.job_id}")
+        self.watch(supervisor, task)
+        return record
+
+    async def _claim(
+        self, order: Order, holdings: ExitStack, descriptors: ExitStack, phases: Phases
+    ) -> tuple[Resources, bytes]:
+        site = self.site
+        user = site.users.acquire()
+        holdings.callback(site.users.release, user.base)
+        phases.reached("admit")
+        # First of all: the directory marks what follows as this executor's (`adopt` clears up by it after a crash).
+        state_dir = site.state_dir(order.job_id)
+        _make_empty(state_dir)
+        holdings.callback(shutil.rmtree, state_dir)
+        state = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptors.callback(os.close, state)
+        cgroup = site.cgroups.create(order.job_id, order.limits, site.devices)
+        holdings.callback(cgroup.remove)
+        descriptors.callback(cgroup.close)
+        phases.reached("cgroup")
+        log_files = await site.logs.open(order.job_id)
+        descriptors.callback(os.close, log_files.output)
+        descriptors.callback(os.close, log_files.index)
+        phases.reached("log")
+        resources = Resources(state, log_files, cgroup, user)
+        return resources, launch_spec(order, resources, site.node).encode()
+
+
+class NoExecutor:
+    """In the place of an Executor on a machine that cannot run jobs: every order is refused with the reason."""
+
+    def __init__(self, journal: Journal, reason: JobletError) -> None:
+        self._journal = journal
+        self._reason = reason
+
+    async def start(self, order: Order) -> Record:
+        REFUSALS.labels(self._reason.code).inc()
+        raise from_code(self._reason.code, self._reason.message, hint=self._reason.hint)
+
+    async def stop(self, job_id: str) -> tuple[Outcome, int]:
+        raise not_running(self._journal, job_id)
+
+    async def close(self) -> None:
+        """Nothing runs here."""
+
+
+def not_running(journal: Journal, job_id: str) -> JobletError:
+    """Why a job that nobody supervises cannot be stopped."""
+    record = journal.job(job_id)
+    return JobNotFound(job_id) if record is None else JobNotRunning(job_id, record.state)
+
+
+def _make_empty(directory: Path) -> None:
+    """A crash may have left one from an earlier attempt with this job."""
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        shutil.rmtree(directory)
+        directory.mkdir(mode=0o700)

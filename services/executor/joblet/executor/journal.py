@@ -1,0 +1,235 @@
+"""What this node knows of its jobs and the numbered events it owes the gateway: one SQLite file in WAL mode.
+
+Everything committed survives kill -9 of the executor at any instant (a torn write-ahead log is cut at its last whole
+commit, sqlite.org/wal.html); with synchronous=NORMAL a power failure may cost the last commits, never the file. A
+change of a job and the event about it are one transaction, so neither exists without the other. Event numbers are 1,
+2, 3 ... without gaps; the last number outlives the events themselves. Secrets and uploads are never stored.
+
+Used from the event loop's thread only; a call takes some tens of microseconds.
+"""
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from joblet.common.errors import FailedPrecondition, Internal, JobNotFound, OutOfRange, StartError
+from joblet.common.states import TERMINAL, JobState, Reason, check_transition
+from joblet.executor.job import Event, InitProcess, Outcome, Record, Started, Usage
+
+VERSION: Final = 1
+_BUSY_SECONDS: Final = 5.0
+
+_SCHEMA: Final = """
+CREATE TABLE jobs (
+    job_id TEXT PRIMARY KEY,
+    state TEXT NOT NULL,
+    command TEXT NOT NULL,          -- for messages; arguments and environment are not kept
+    uid_base INTEGER NOT NULL,
+    memory_bytes INTEGER NOT NULL,
+    timeout_seconds INTEGER NOT NULL,
+    not_isolated TEXT NOT NULL,     -- JSON list
+    created_ns INTEGER NOT NULL,
+    init TEXT,                      -- JSON of InitProcess
+    parked TEXT,                    -- JSON of Started, the body of the event to come
+    started_ns INTEGER NOT NULL DEFAULT 0,
+    outcome TEXT                    -- JSON of Outcome
+) STRICT, WITHOUT ROWID;
+CREATE TABLE events (
+    sequence INTEGER PRIMARY KEY,
+    job_id TEXT NOT NULL,
+    time_ns INTEGER NOT NULL,
+    kind TEXT NOT NULL,             -- started, ended
+    body TEXT NOT NULL              -- JSON of Started or Outcome
+) STRICT;
+CREATE TABLE counter (last_sequence INTEGER NOT NULL) STRICT;
+INSERT INTO counter VALUES (0);
+"""
+
+
+class Journal:
+    """The open database. Every method that changes something has committed when it returns."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            # The default timeout is for readers of other processes (an operator's sqlite3); we are the only writer.
+            self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+            self._prepare(path)
+        except sqlite3.Error as error:
+            raise StartError(f"cannot open the journal {path}: {error}") from error
+        self.last_sequence: int = self._value("SELECT last_sequence FROM counter")
+
+    def _prepare(self, path: Path) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        version = self._value("PRAGMA user_version")
+        if version == 0:
+            self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
+        elif version != VERSION:
+            raise StartError(f"the journal {path} has version {version}; this executor writes version {VERSION}")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def add(self, record: Record) -> None:
+        """A new job, not launched yet."""
+        self._db.execute(
+            "INSERT INTO jobs"
+            " (job_id, state, command, uid_base, memory_bytes, timeout_seconds, not_isolated, created_ns)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (record.job_id, record.state, record.command, record.uid_base, record.memory_bytes, record.timeout_seconds,
+             json.dumps(record.not_isolated), record.created_ns),
+        )  # fmt: skip
+
+    def remove(self, job_id: str) -> None:
+        """Forgets a job. Its events stay until they are acknowledged."""
+        self._db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
+
+    def parked(self, job_id: str, init: InitProcess, body: Started) -> None:
+        """The command is attested and is about to be told to go. From here on it may have run."""
+        self._db.execute("UPDATE jobs SET init = ?, parked = ? WHERE job_id = ?", (_dump(init), _dump(body), job_id))
+
+    def started(self, job_id: str, time_ns: int) -> Event:
+        """INITIALIZING -> RUNNING with its event, whose body was stored by `parked`."""
+        record = self._check(job_id, JobState.RUNNING)
+        if record.parked is None:
+            raise Internal(f"job {job_id} cannot have started: it never parked")
+        return self._event(
+            job_id, time_ns, "started", record.parked,
+            "UPDATE jobs SET state = ?, started_ns = ? WHERE job_id = ?",
+            (JobState.RUNNING, record.parked.started_ns, job_id),
+        )  # fmt: skip
+
+    def ended(self, job_id: str, outcome: Outcome, time_ns: int) -> Event:
+        """To a terminal state with its event."""
+        self._check(job_id, outcome.state)
+        return self._event(
+            job_id, time_ns, "ended", outcome,
+            "UPDATE jobs SET state = ?, started_ns = ?, outcome = ? WHERE job_id = ?",
+            (outcome.state, outcome.started_ns, _dump(outcome), job_id),
+        )  # fmt: skip
+
+    def job(self, job_id: str) -> Record | None:
+        row = self._db.execute(f"{_SELECT} WHERE job_id = ?", (job_id,)).fetchone()
+        return None if row is None else _record(row)
+
+    def jobs(self) -> list[Record]:
+        """All jobs, oldest first."""
+        return [_record(row) for row in self._db.execute(f"{_SELECT} ORDER BY created_ns, job_id")]
+
+    def forget(self, job_id: str) -> None:
+        """Removes an ended job; its end is known elsewhere, and so are all events before. FailedPrecondition if it
+        runs."""
+        record = self.job(job_id)
+        if record is None:
+            raise JobNotFound(job_id)
+        if record.state not in TERMINAL:
+            raise FailedPrecondition(f"job has not ended: {job_id} (current status: {record.state})")
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
+            self._db.execute("DELETE FROM events WHERE sequence <= ?", (self._end_of(job_id),))
+
+    def events(self, after: int, limit: int) -> list[Event]:
+        """At most `limit` events with numbers above `after`, in order.
+
+        OutOfRange when `after` was never given out, FailedPrecondition when events above it are forgotten already.
+        """
+        self._check_given_out(after)
+        rows = self._db.execute(
+            "SELECT sequence, job_id, time_ns, kind, body FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
+            (after, limit),
+        )
+        events = [_read_event(row) for row in rows]
+        first = events[0].sequence if events else self.last_sequence + 1
+        if first != after + 1:
+            raise FailedPrecondition(
+                f"events {after + 1} to {first - 1} were acknowledged and are forgotten",
+                hint="read ListJobs and go on after its last_sequence",
+            )
+        return events
+
+    def acknowledge(self, sequence: int) -> None:
+        """Drops events up to `sequence`. OutOfRange when it was never given out."""
+        self._check_given_out(sequence)
+        self._db.execute("DELETE FROM events WHERE sequence <= ?", (sequence,))
+
+    def _end_of(self, job_id: str) -> int:
+        # 0 when that event is acknowledged already.
+        query = "SELECT max(sequence) FROM events WHERE job_id = ? AND kind = 'ended'"
+        return int(self._db.execute(query, (job_id,)).fetchone()[0] or 0)
+
+    def _check_given_out(self, sequence: int) -> None:
+        if sequence > self.last_sequence:
+            raise OutOfRange(f"event {sequence} does not exist; the last one is {self.last_sequence}")
+
+    def _check(self, job_id: str, new: JobState) -> Record:
+        record = self.job(job_id)
+        if record is None:
+            raise JobNotFound(job_id)
+        check_transition(record.state, new)
+        return record
+
+    def _event(
+        self, job_id: str, time_ns: int, kind: str, body: Started | Outcome, change: str, values: Sequence[object]
+    ) -> Event:
+        sequence = self.last_sequence + 1
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute(change, values)
+            self._db.execute(
+                "INSERT INTO events VALUES (?, ?, ?, ?, ?)", (sequence, job_id, time_ns, kind, _dump(body))
+            )
+            self._db.execute("UPDATE counter SET last_sequence = ?", (sequence,))
+        self.last_sequence = sequence
+        return Event(sequence, job_id, time_ns, body)
+
+    def _value(self, query: str) -> int:
+        return int(self._db.execute(query).fetchone()[0])
+
+
+_SELECT: Final = (
+    "SELECT job_id, state, command, uid_base, memory_bytes, timeout_seconds, not_isolated, created_ns, init, parked,"
+    " started_ns, outcome FROM jobs"
+)
+
+
+def _dump(value: InitProcess | Started | Outcome) -> str:
+    return json.dumps(asdict(value), separators=(",", ":"))
+
+
+def _record(row: Sequence[Any]) -> Record:
+    (job_id, state, command, uid_base, memory_bytes, timeout_seconds, not_isolated, created_ns, init, parked,
+    started_ns,
+     outcome) = row  # fmt: skip
+    return Record(
+        job_id, JobState(state), command, uid_base, memory_bytes, timeout_seconds, tuple(json.loads(not_isolated)),
+        created_ns,
+        None if init is None else InitProcess(**json.loads(init)),
+        None if parked is None else _started(json.loads(parked)),
+        started_ns,
+        None if outcome is None else _outcome(json.loads(outcome)),
+    )  # fmt: skip
+
+
+def _read_event(row: Sequence[Any]) -> Event:
+    sequence, job_id, time_ns, kind, text = row
+    fields = json.loads(text)
+    return Event(sequence, job_id, time_ns, _outcome(fields) if kind == "ended" else _started(fields))
+
+
+def _started(fields: Mapping[str, Any]) -> Started:
+    return Started(**{**fields, "not_isolated": tuple(fields["not_isolated"])})
+
+
+def _outcome(fields: Mapping[str, Any]) -> Outcome:
+    return Outcome(
+        **{
+            **fields,
+            "state": JobState(fields["state"]),
+            "reason": Reason(fields["reason"]),
+            "usage": Usage(**fields["usage"]),
+        }
+    )

@@ -1,0 +1,39 @@
+"""What all jobs of a node share while the executor runs, and what one job holds of it."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from joblet.executor.cgroup.driver import CgroupDriver, Device
+from joblet.executor.feed import Feed
+from joblet.executor.journal import Journal
+from joblet.executor.launch import Node
+from joblet.executor.logs import LogStore
+from joblet.executor.userns import UserNamespacePool
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """`jobs_dir` has one state directory per job; `devices` are the disks under what jobs can read."""
+
+    journal: Journal
+    feed: Feed
+    cgroups: CgroupDriver
+    devices: tuple[Device, ...]
+    users: UserNamespacePool
+    logs: LogStore
+    node: Node
+    jobs_dir: Path
+    cleanup_seconds: float
+
+    def state_dir(self, job_id: str) -> Path:
+        return self.jobs_dir / job_id
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """`descriptors` are this process's view of a job, closed whenever it stops looking; `holdings` are what the node
+    gave the job, given back when the job has ended and only then: they outlive the executor."""
+
+    descriptors: ExitStack
+    holdings: ExitStack

@@ -1,0 +1,264 @@
+"""One job under supervision, from its launch (or adoption) to its end and the event about it.
+
+A job ends when its init does: the pidfd becomes readable. Then, in this order: the exit record and the counters are
+read, the log is closed if init could not, everything the job held is given back, and the end is made durable and told.
+When a job is terminal nothing of it is left on the node but its log and its journal row.
+"""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from joblet.common import log
+from joblet.common.errors import JobletError
+from joblet.common.states import JobState, Reason
+from joblet.executor import exitrecord, launch, procfs
+from joblet.executor.attest import AttestationFailed, attest
+from joblet.executor.cgroup.driver import CgroupError, CgroupUsage, JobCgroup
+from joblet.executor.ending import Evidence, Failure, launch_failure, outcome_of
+from joblet.executor.exitrecord import DamagedRecord, ExitRecord
+from joblet.executor.job import Event, InitProcess, Order, Record, Started
+from joblet.executor.launch import Handshake, LaunchError, Resources
+from joblet.executor.metrics import OUTCOMES, Phases
+from joblet.executor.site import Claims, Site
+from joblet.executor.waiting import readable
+
+LAUNCH_SECONDS: Final = 30.0
+_JOURNAL_RETRY_SECONDS: Final = 1.0
+_LOGSTORE_RETRY_SECONDS: Final = 1.0
+_EXEC_POLL_SECONDS: Final = 0.02
+
+_log = log.get_logger(__name__)
+
+
+class Canceled(Exception):
+    """A stop was asked for before the command was told to go."""
+
+
+class Supervisor:
+    """`ended` gets the job's last event. Either `launch` or `adopt` runs, once, as a task."""
+
+    def __init__(self, site: Site, record: Record, cgroup: JobCgroup | None, claims: Claims) -> None:
+        self.job_id = record.job_id
+        self.ended: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        self.launching = True
+        self._site = site
+        self._record = record
+        self._cgroup = cgroup
+        self._claims = claims
+        self._pidfd: int | None = None
+        self._output: int | None = None  # the log, while this process holds it
+        self._stop = asyncio.Event()
+        self._refused: Failure | None = None
+        self._heard: Failure | None = None
+
+    async def launch(self, order: Order, spec: bytes, resources: Resources, phases: Phases) -> None:
+        """Starts the command and watches it to its end."""
+        self._output = resources.log.output
+        with self._claims.descriptors:
+            await self._launch(order, spec, resources, phases)
+            self.launching = False
+            await self._end()
+
+    async def adopt(self, pidfd: int | None) -> None:
+        """Goes on where an earlier executor left off; None: init has ended since."""
+        with self._claims.descriptors:
+            if pidfd is not None:
+                self._own(pidfd)
+                await self._see_whether_it_runs()
+            self.launching = False
+            await self._end()
+
+    def presume(self, failure: Failure) -> None:
+        """Why there may be no exit record."""
+        self._heard = failure
+
+    async def stop(self) -> Event:
+        """TERM by init, then KILL of init when it does not end in time; the job's last event."""
+        first = not self._stop.is_set()
+        self._stop.set()
+        if first and not self.launching:
+            self._signal(signal.SIGTERM)
+        limit_seconds = self._site.node.grace_seconds + self._site.cleanup_seconds
+        try:
+            async with asyncio.timeout(limit_seconds):
+                return await asyncio.shield(self.ended)
+        except TimeoutError:
+            _log.warn("init did not end after TERM and is killed", jobId=self.job_id)
+            self._signal(signal.SIGKILL)
+            return await asyncio.shield(self.ended)
+
+    async def _launch(self, order: Order, spec: bytes, resources: Resources, phases: Phases) -> None:
+        try:
+            async with asyncio.timeout(LAUNCH_SECONDS):
+                contents = [upload.content for upload in order.uploads]
+                with launch.spawn(spec, contents, resources, self._site.node) as handshake:
+                    await self._shake_hands(handshake, order, resources, phases)
+        except Canceled:
+            return
+        except LaunchError as error:
+            self._heard = launch_failure(self._record.command, error.stage, error.error, error.detail)
+        except AttestationFailed as error:
+            self._refused = Failure(Reason.ISOLATION, error.message)
+        except TimeoutError:
+            self._refused = Failure(Reason.LAUNCH, f"job could not be started within {LAUNCH_SECONDS:.0f} s")
+        except (OSError, sqlite3.Error, JobletError) as error:
+            self._refused = Failure(Reason.LAUNCH, f"job could not be started: {error}")
+        else:
+            resources.cgroup.close_join_fds()
+            await self._tell_started()
+            return
+        await self._hasten()
+
+    async def _shake_hands(self, handshake: Handshake, order: Order, resources: Resources, phases: Phases) -> None:
+        phases.reached("spawn")
+        pid, pidfd = await handshake.init()
+        self._own(pidfd)
+        phases.reached("init")
+        command_pid = await handshake.parked()
+        phases.reached("park")
+        node = self._site.node
+        expected = launch.expectation(order, resources, node, pid)
+        facts = attest(command_pid, resources.cgroup, expected)
+        attested_ns = time.time_ns()
+        phases.reached("attest")
+        if self._stop.is_set():
+            raise Canceled
+        init = InitProcess(pid, launch.start_ticks_of(pid), node.boot_id, command_pid)
+        body = Started(time.time_ns(), self._record.not_isolated, attested_ns, facts)
+        self._site.journal.parked(self.job_id, init, body)
+        self._record = replace(self._record, init=init, parked=body)
+        await handshake.go()
+        phases.reached("exec")
+
+    def _own(self, pidfd: int) -> None:
+        self._pidfd = pidfd
+        self._claims.descriptors.callback(os.close, pidfd)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # A pidfd never means another process; one that has ended is no error.
+        if self._pidfd is not None and not self.ended.done():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    async def _hasten(self) -> None:
+        """After a failed launch init leaves by itself; one that does not is killed."""
+        if self._pidfd is None:
+            return
+        try:
+            async with asyncio.timeout(self._site.cleanup_seconds):
+                await readable(self._pidfd)
+        except TimeoutError:
+            self._signal(signal.SIGKILL)
+
+    async def _tell_started(self) -> None:
+        event = await self._durable(lambda: self._site.feed.started(self.job_id, time.time_ns()))
+        self._record = replace(self._record, state=JobState.RUNNING, started_ns=_started_ns(event))
+
+    async def _see_whether_it_runs(self) -> None:
+        """An earlier executor died around GO: either the command runs, or it is leaving, having heard nothing."""
+        init = self._record.init
+        if self._record.state is JobState.RUNNING or init is None or self._pidfd is None:
+            return
+        while procfs.same_program(init.pid, init.command_pid):
+            try:
+                async with asyncio.timeout(_EXEC_POLL_SECONDS):
+                    await readable(self._pidfd)
+                    return
+            except TimeoutError:
+                continue
+        if procfs.start_ticks(init.command_pid) is not None:
+            await self._tell_started()
+
+    async def _end(self) -> None:
+        if self._pidfd is not None:
+            if self._stop.is_set():
+                self._signal(signal.SIGTERM)  # it was asked for during the launch
+            await readable(self._pidfd)
+            _reap(self._pidfd)
+        record = self._read_record()
+        if (
+            record is not None
+            and record.started
+            and self._record.state is JobState.INITIALIZING
+            and self._record.parked
+        ):
+            await self._tell_started()
+        usage = self._read_usage()
+        output_bytes = await self._close_log(record)
+        outcome = outcome_of(
+            Evidence(
+                command=self._record.command, memory_bytes=self._record.memory_bytes,
+                timeout_seconds=self._record.timeout_seconds, started_ns=self._record.started_ns, now_ns=time.time_ns(),
+                record=record, refused=self._refused, heard=self._heard, stop_requested=self._stop.is_set(),
+                cgroup=usage, output_bytes=output_bytes or 0,
+            )
+        )  # fmt: skip
+        self._give_back()
+        event = await self._durable(lambda: self._site.feed.ended(self.job_id, outcome, time.time_ns()))
+        OUTCOMES.labels(outcome.state, outcome.reason).inc()
+        _log.info(
+            "job ended", jobId=self.job_id, state=outcome.state, reason=outcome.reason, exitCode=outcome.exit_code
+        )
+        self.ended.set_result(event)
+        while output_bytes is None:
+            await asyncio.sleep(_LOGSTORE_RETRY_SECONDS)
+            output_bytes = await self._close_log(record)
+
+    def _read_record(self) -> ExitRecord | None:
+        try:
+            return exitrecord.read(self._site.state_dir(self.job_id))
+        except DamagedRecord as error:
+            _log.error("exit record cannot be used", jobId=self.job_id, error=error)
+            return None
+
+    def _read_usage(self) -> CgroupUsage | None:
+        if self._cgroup is None:
+            return None
+        try:
+            return self._cgroup.usage()
+        except CgroupError as error:
+            _log.error("usage is lost", jobId=self.job_id, error=error)
+            return None
+
+    async def _close_log(self, record: ExitRecord | None) -> int | None:
+        """Bytes of output, after making sure that it has an end; None when the logstore could not be asked."""
+        if record is not None and self._output is not None:
+            return os.fstat(self._output).st_size
+        try:
+            logs = self._site.logs
+            return await (logs.finish(self.job_id) if record is None else logs.size(self.job_id))
+        except JobletError as error:
+            _log.error("the log could not be closed", jobId=self.job_id, error=error)
+            return None
+
+    def _give_back(self) -> None:
+        try:
+            self._claims.holdings.close()
+        except (CgroupError, OSError) as error:
+            _log.error("something of the job is left", jobId=self.job_id, error=error)
+
+    async def _durable(self, write: Callable[[], Event]) -> Event:
+        """The journal's disk may be full for a while: nothing is told before it is written."""
+        while True:
+            try:
+                return write()
+            except sqlite3.OperationalError as error:
+                _log.error("the journal cannot be written", jobId=self.job_id, error=error)
+                await asyncio.sleep(_JOURNAL_RETRY_SECONDS)
+
+
+def _started_ns(event: Event) -> int:
+    return event.body.started_ns
+
+
+def _reap(pidfd: int) -> None:
+    # The init of an adopted job is not our child; its parent reaps it.
+    with suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
