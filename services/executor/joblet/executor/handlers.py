@@ -1,0 +1,73 @@
+"""ExecutorService: who may call it, and each call as one step into `executor`."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from joblet.api.internal import executor_pb2
+from joblet.api.internal.executor_pb2 import DESCRIPTOR
+from joblet.api.internal.executor_pb2_grpc import ExecutorServiceServicer
+from joblet.common.errors import InvalidArgument
+from joblet.common.roles import Role
+from joblet.common.rpc import Access, AccessTable
+from joblet.executor import wire
+from joblet.executor.executor import Executor, NoExecutor
+from joblet.executor.feed import Feed
+from joblet.executor.journal import Journal
+
+if TYPE_CHECKING:  # generic in the type stubs only
+    import grpc
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+SERVICE = DESCRIPTOR.services_by_name["ExecutorService"]
+_GATEWAY = frozenset({Role.GATEWAY})
+ACCESS: AccessTable = {
+    f"/{SERVICE.full_name}/StartJob": Access("start_job", _GATEWAY),
+    f"/{SERVICE.full_name}/StopJob": Access("stop_job", _GATEWAY),
+    f"/{SERVICE.full_name}/ListJobs": Access("list_jobs", _GATEWAY),
+    f"/{SERVICE.full_name}/WatchEvents": Access("watch_events", _GATEWAY),
+    f"/{SERVICE.full_name}/ForgetJob": Access("forget_job", _GATEWAY),
+}
+
+
+class JobsOfNode(ExecutorServiceServicer):
+    """The handlers. Orders go to the executor, or to what stands in its place; the rest is in the journal."""
+
+    def __init__(
+        self, executor: Executor | NoExecutor, journal: Journal, feed: Feed, default_max_processes: int
+    ) -> None:
+        self._executor = executor
+        self._journal = journal
+        self._feed = feed
+        self._default_max_processes = default_max_processes
+
+    async def StartJob(
+        self, request: executor_pb2.StartJobRequest, context: "Context"
+    ) -> executor_pb2.StartJobResponse:
+        order = wire.order_from(request.spec, self._default_max_processes)
+        return executor_pb2.StartJobResponse(job=wire.node_job(await self._executor.start(order)))
+
+    async def StopJob(self, request: executor_pb2.StopJobRequest, context: "Context") -> executor_pb2.StopJobResponse:
+        outcome, sequence = await self._executor.stop(request.job_id)
+        return executor_pb2.StopJobResponse(outcome=wire.outcome_message(outcome), event_sequence=sequence)
+
+    async def ListJobs(
+        self, request: executor_pb2.ListNodeJobsRequest, context: "Context"
+    ) -> executor_pb2.ListNodeJobsResponse:
+        jobs = [wire.node_job(record) for record in self._journal.jobs()]
+        return executor_pb2.ListNodeJobsResponse(jobs=jobs, last_sequence=self._journal.last_sequence)
+
+    async def WatchEvents(
+        self, request: executor_pb2.WatchEventsRequest, context: "Context"
+    ) -> AsyncIterator[executor_pb2.JobEvent]:
+        if request.after < 0:
+            raise InvalidArgument(f"after must not be negative, got {request.after}", field="after")
+        self._journal.acknowledge(request.after)
+        async for event in self._feed.after(request.after):
+            yield wire.event_message(event)
+
+    async def ForgetJob(
+        self, request: executor_pb2.ForgetJobRequest, context: "Context"
+    ) -> executor_pb2.ForgetJobResponse:
+        self._journal.forget(request.job_id)
+        return executor_pb2.ForgetJobResponse()

@@ -1,0 +1,132 @@
+"""The executor's life on a prepared machine: adopt what runs, serve, register, and leave without stopping a job."""
+
+import asyncio
+import platform
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from grpc_health.v1 import health_pb2
+
+from joblet.api.internal.executor_pb2_grpc import add_ExecutorServiceServicer_to_server
+from joblet.api.internal.registry_pb2 import HeartbeatRequest
+from joblet.common import log, metrics
+from joblet.common.config import Config
+from joblet.common.errors import JobletError
+from joblet.common.rpc import RpcServer
+from joblet.common.units import MIB
+from joblet.common.version import VERSION
+from joblet.executor import machine as machines
+from joblet.executor import procfs, syscalls
+from joblet.executor.adopt import adopt_jobs
+from joblet.executor.executor import Executor, NoExecutor
+from joblet.executor.feed import Feed
+from joblet.executor.handlers import ACCESS, SERVICE, JobsOfNode
+from joblet.executor.journal import Journal
+from joblet.executor.launch import Node
+from joblet.executor.logs import LogStore
+from joblet.executor.machine import Machine
+from joblet.executor.registry import beat
+from joblet.executor.site import Site
+
+GRACE_SECONDS: Final = 0.5  # event streams have no end of their own; their readers go on after the last number
+
+_log = log.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What was made before grpc was imported. `machine` is the reason when this one cannot run jobs."""
+
+    machine: Machine | JobletError
+    journal: Journal
+    jobinit: Path
+    null: int  # /dev/null
+
+
+async def run(config: Config, prepared: Prepared, stop: asyncio.Event) -> None:
+    """Serves until `stop` is set. Raises StartError when an address or a certificate cannot be used."""
+    own, ready = config.executor, "starting"
+    with ExitStack() as stack:
+        probes = metrics.start_http(own.metrics_listen, metrics.REGISTRY, lambda: ready or None)
+        stack.callback(probes.stop)
+        async with asyncio.TaskGroup() as tasks:
+            feed = Feed(prepared.journal)
+            executor = _executor(config, prepared, feed, tasks, stack)
+            rpc = RpcServer("executor", own.listen, own.tls, config.grpc, ACCESS, internal=True)
+            servicer = JobsOfNode(executor, prepared.journal, feed, config.joblet.max_processes)
+            rpc.add(SERVICE, add_ExecutorServiceServicer_to_server, servicer)
+            port = await rpc.start()
+            ready = await _tell_readiness(rpc, prepared.machine)
+            request = heartbeat(config, port)
+            beats = [tasks.create_task(beat(gateway, config, request)) for gateway in own.gateways]
+            _log.info("listening", address=f"{own.listen.rpartition(':')[0]}:{port}", metricsPort=probes.port)
+            await stop.wait()
+            ready = "stopping"
+            for task in beats:
+                task.cancel()
+            await executor.close()
+            await rpc.stop(GRACE_SECONDS)
+    _log.info("stopped")
+
+
+def _executor(
+    config: Config, prepared: Prepared, feed: Feed, tasks: asyncio.TaskGroup, stack: ExitStack
+) -> Executor | NoExecutor:
+    if isinstance(prepared.machine, JobletError):
+        return NoExecutor(prepared.journal, prepared.machine)
+    logs = stack.enter_context(closing(LogStore(config.executor.logstore_socket)))
+    site = site_of(config, prepared, prepared.machine, feed, logs)
+    executor = Executor(site, machines.capacity(config), tasks)
+    adopt_jobs(executor, tasks)
+    return executor
+
+
+def site_of(config: Config, prepared: Prepared, machine: Machine, feed: Feed, logs: LogStore) -> Site:
+    own = config.executor
+    node = Node(
+        jobinit=prepared.jobinit,
+        template=machine.template,
+        bound_paths=machine.bound_paths,
+        host_namespaces=procfs.own_namespaces(),
+        null=prepared.null,
+        boot_id=machines.boot_id(),
+        cgroup_version=machine.cgroups.version,
+        landlock_abi=syscalls.landlock_abi(),
+        tmp_bytes=own.tmp_size_mb * MIB,
+        work_bytes=own.work_size_mb * MIB,
+        grace_seconds=own.stop_grace_seconds,
+    )
+    jobs_dir = own.state_dir / "jobs"
+    jobs_dir.mkdir(mode=0o700, exist_ok=True)
+    return Site(
+        prepared.journal, feed, machine.cgroups, machine.devices, machine.users, logs, node, jobs_dir,
+        config.joblet.cleanup_timeout_seconds,
+    )  # fmt: skip
+
+
+async def _tell_readiness(rpc: RpcServer, machine: Machine | JobletError) -> str:
+    """What is missing for /readyz, in health too; empty when nothing is."""
+    if isinstance(machine, Machine):
+        return ""
+    for service in ("", SERVICE.full_name):
+        await rpc.health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+    _log.error("this machine cannot run jobs", error=machine.message, detail=machine.hint or "")
+    return machine.message
+
+
+def heartbeat(config: Config, port: int) -> HeartbeatRequest:
+    """What the gateways are told of this node; the node's id is its certificate's."""
+    own = config.executor
+    return HeartbeatRequest(
+        executor_address=own.advertise or f"localhost:{port}",
+        logstore_address=own.logstore_address,
+        runtime_address=own.runtime_address,
+        boot_id=machines.boot_id(),
+        cpu_cores=machines.usable_cores(),
+        memory_bytes=machines.memory_bytes(),
+        labels=own.labels,
+        version=VERSION,
+        system=platform.system().lower(),
+    )

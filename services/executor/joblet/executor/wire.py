@@ -1,0 +1,145 @@
+"""Between the messages of ExecutorService and the values of this package; orders are checked here."""
+
+import posixpath
+import stat
+from collections.abc import Iterable
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from joblet.api import job_pb2
+from joblet.api.internal import executor_pb2
+from joblet.common.errors import InvalidArgument
+from joblet.common.ids import is_job_id
+from joblet.common.units import NS_PER_SECOND, parse_cpu_list
+from joblet.executor.admission import check_limits
+from joblet.executor.cgroup.limits import Limits
+from joblet.executor.environment import check_environment, work_dir_of
+from joblet.executor.job import Event, Network, Order, Outcome, Record, Started, Upload, Usage
+from joblet.executor.jobspec import Profile, is_safe_path
+
+_FILE_MODE: Final = 0o644
+_DIRECTORY_MODE: Final = 0o755
+_LARGEST_TIMEOUT_SECONDS: Final = 100 * 365 * 24 * 3600
+
+
+def order_from(spec: executor_pb2.JobSpec, default_max_processes: int) -> Order:
+    """The checked order. Raises InvalidArgument naming the field."""
+    if not is_job_id(spec.job_id):
+        raise InvalidArgument(f"invalid job id: {spec.job_id!r}", field="job_id")
+    _check_command(spec.command, spec.args)
+    check_environment(spec.environment, "environment")
+    check_environment(spec.secret_environment, "secretEnvironment")
+    if not 0 <= spec.timeout_seconds <= _LARGEST_TIMEOUT_SECONDS:
+        raise InvalidArgument(f"invalid timeout: {spec.timeout_seconds} s", field="timeoutSeconds")
+    limits = Limits(
+        cpu_percent=spec.cpu_percent,
+        cpu_cores=parse_cpu_list(spec.cpu_cores) if spec.cpu_cores else None,
+        memory_bytes=spec.memory_bytes,
+        io_bytes_per_second=spec.io_bytes_per_second,
+        max_processes=spec.max_processes or default_max_processes,
+    )
+    check_limits(limits)
+    return Order(
+        job_id=spec.job_id,
+        command=spec.command,
+        args=tuple(spec.args),
+        limits=limits,
+        environment=dict(spec.environment),
+        secrets=dict(spec.secret_environment),
+        network=_network(spec.network),
+        work_dir=work_dir_of(spec.work_dir),
+        uploads=tuple(_upload(upload) for upload in spec.uploads),
+        timeout_seconds=spec.timeout_seconds,
+        profile=_profile(spec.profile),
+        request_id=spec.request_id,
+    )
+
+
+def node_job(record: Record) -> executor_pb2.NodeJob:
+    return executor_pb2.NodeJob(
+        job_id=record.job_id,
+        status=record.state,
+        started_ns=record.started_ns,
+        outcome=None if record.outcome is None else outcome_message(record.outcome),
+        not_isolated=record.not_isolated,
+    )
+
+
+def event_message(event: Event) -> executor_pb2.JobEvent:
+    message = executor_pb2.JobEvent(sequence=event.sequence, job_id=event.job_id, time_ns=event.time_ns)
+    if isinstance(event.body, Outcome):
+        message.ended.CopyFrom(outcome_message(event.body))
+    else:
+        message.started.CopyFrom(_started(event.body))
+    return message
+
+
+def outcome_message(outcome: Outcome) -> executor_pb2.Outcome:
+    return executor_pb2.Outcome(
+        status=outcome.state,
+        exit_code=outcome.exit_code,
+        signal=outcome.signal,
+        reason=outcome.reason,
+        message=outcome.message,
+        started_ns=outcome.started_ns,
+        ended_ns=outcome.ended_ns,
+        usage=_usage(outcome.usage),
+        output_bytes=outcome.output_bytes,
+    )
+
+
+def _started(started: Started) -> executor_pb2.JobStarted:
+    seconds, nanos = divmod(started.attested_ns, NS_PER_SECOND)
+    time = Timestamp(seconds=seconds, nanos=nanos)
+    return executor_pb2.JobStarted(
+        not_isolated=started.not_isolated, attestation=job_pb2.Attestation(time=time, facts=started.facts)
+    )
+
+
+def _usage(usage: Usage) -> job_pb2.Usage:
+    return job_pb2.Usage(
+        cpuUserSeconds=usage.cpu_user_seconds,
+        cpuSystemSeconds=usage.cpu_system_seconds,
+        peakMemoryBytes=usage.peak_memory_bytes,
+        ioReadBytes=usage.io_read_bytes,
+        ioWriteBytes=usage.io_write_bytes,
+        wallSeconds=usage.wall_seconds,
+        oomKills=usage.oom_kills,
+        voluntaryContextSwitches=usage.voluntary_context_switches,
+        involuntaryContextSwitches=usage.involuntary_context_switches,
+    )
+
+
+def _check_command(command: str, args: Iterable[str]) -> None:
+    if not command:
+        raise InvalidArgument("invalid command: command is empty", field="command")
+    if "\0" in command or any("\0" in argument for argument in args):
+        raise InvalidArgument("invalid command: it holds a NUL byte", field="command")
+
+
+def _network(name: str) -> Network:
+    try:
+        return Network(name)
+    except ValueError:
+        allowed = ", ".join(Network)
+        raise InvalidArgument(f"unknown network: {name!r} (this node has: {allowed})", field="network") from None
+
+
+def _profile(name: str) -> Profile:
+    names = {profile.name.lower(): profile for profile in Profile}
+    if name and name not in names:
+        raise InvalidArgument(f"unknown profile: {name!r} (there are: {', '.join(names)})", field="profile")
+    return names[name or "default"]
+
+
+def _upload(upload: job_pb2.FileUpload) -> Upload:
+    path = posixpath.normpath(upload.path) if upload.path.endswith("/") else upload.path
+    if "\0" in path or not is_safe_path(path):
+        raise InvalidArgument(f"upload path must stay below the job's directory: {upload.path!r}", field="uploads")
+    if upload.isDirectory and upload.content:
+        raise InvalidArgument(f"an uploaded directory has no content: {upload.path!r}", field="uploads")
+    mode = stat.S_IMODE(upload.mode) & 0o777
+    return Upload(
+        path, mode or (_DIRECTORY_MODE if upload.isDirectory else _FILE_MODE), upload.content, upload.isDirectory
+    )
