@@ -8,18 +8,25 @@ from local_system import SERVICES, LocalSystem, wait_for
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 JOBS = 20
-LINES = 400
+LINES = 800
+PROGRAM = f"""
+import sys, time
+number = int(sys.argv[1])
+for line in range({LINES}):
+    print(number, "line", line, flush=True)
+    time.sleep(0.04)
+sys.exit(number)
+"""
 
 
 def test_killed_services_cost_no_job_and_no_byte(own_joblet: LocalSystem) -> None:
-    program = f'i=0; while [ $i -lt {LINES} ]; do echo "$1 line $i"; sleep 0.03; i=$((i+1)); done; exit $1'
     jobs = {
-        number: own_joblet.run("--max-cpu=20", "--max-memory=64", "sh", "-c", program, "job", str(number))
+        number: own_joblet.run("--max-cpu=20", "--max-memory=64", "python3", "-c", PROGRAM, str(number))
         for number in range(JOBS)
     }
     for service in SERVICES:
-        running = [job for job in jobs.values() if own_joblet.status(job)["Status"] == "RUNNING"]
-        assert running, f"all jobs had ended before {service} was killed"
+        states = [line.split()[1] for line in own_joblet.output("job", "list").splitlines()]
+        assert states == ["RUNNING"] * JOBS, f"before {service} is killed"
         own_joblet.kill(service)
     for number, job_id in jobs.items():
         wanted = b"".join(b"%d line %d\n" % (number, line) for line in range(LINES))

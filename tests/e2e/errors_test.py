@@ -67,9 +67,10 @@ def test_wrong_authority(joblet: LocalSystem, tmp_path: Path) -> None:
     assert said.startswith("Error: certificate verify failed: ")
 
 
-def test_server_down() -> None:
+def test_server_down(joblet: LocalSystem) -> None:
     port = free_port()
-    assert f"localhost:{port}" in first_line(run_rnx("--server", f"localhost:{port}", "job", "list"))
+    said = first_line(joblet.rnx("--server", f"localhost:{port}", "job", "list"))
+    assert said == f"Error: cannot reach localhost:{port}: connection refused"
 
 
 @pytest.mark.parametrize("verb", ["status", "stop", "log"])

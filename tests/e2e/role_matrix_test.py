@@ -10,7 +10,6 @@ import grpc
 import pytest
 from certificates import authority, client, save, stranger
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from local_system import LocalSystem, run_rnx
 
@@ -70,7 +69,7 @@ def call(channel: grpc.Channel, path: str, method: MethodDescriptor) -> tuple[gr
     kind = ("stream" if method.client_streaming else "unary") + ("_stream" if method.server_streaming else "_unary")
     stub = getattr(channel, kind)(
         path,
-        request_serializer=Message.SerializeToString,
+        request_serializer=GetMessageClass(method.input_type).SerializeToString,
         response_deserializer=GetMessageClass(method.output_type).FromString,
     )
     try:
