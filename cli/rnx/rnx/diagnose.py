@@ -123,6 +123,8 @@ def _handshake(
             answer = secure.recv(1)  # HTTP/2 servers send SETTINGS first (RFC 9113, 3.4), a refusal is an alert
     except ssl.SSLCertVerificationError as error:
         return _server_certificate(settings, error)
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        return _closed(settings, credentials, "connection closed by the server")
     except ssl.SSLError as error:
         return _alert(settings, credentials, error.reason or "")
     except TimeoutError:
@@ -159,7 +161,7 @@ def _server_certificate(settings: Settings, error: ssl.SSLCertVerificationError)
         )
     message = error.verify_message or str(error)
     return BadCertificate(
-        f"{VERIFY_FAILED}: {message[:1].lower()}{message[1:].rstrip('.')}",
+        f"{VERIFY_FAILED}: {_uncapitalized(message).rstrip('.')}",
         hint=f"it is the server's certificate at {settings.address}; call it by a name that the certificate has",
     )
 
@@ -184,8 +186,6 @@ def _alert(settings: Settings, credentials: Credentials, reason: str) -> JobletE
             f"cannot reach {settings.address}: it does not speak TLS",
             hint="is it the right port? metrics are plain HTTP",
         )
-    if reason == "UNEXPECTED_EOF_WHILE_READING":
-        return _closed(settings, credentials, "connection closed by the server during the handshake")
     return CannotConnect(f"cannot reach {settings.address}: TLS handshake failed: {_readable(reason)}")
 
 
@@ -230,5 +230,9 @@ def _readable(reason: str) -> str:
 
 
 def _words(error: OSError) -> str:
-    text = os.strerror(error.errno) if error.errno else str(error)
-    return text[:1].lower() + text[1:]
+    return _uncapitalized(os.strerror(error.errno) if error.errno else str(error))
+
+
+def _uncapitalized(text: str) -> str:
+    """ "Connection refused" -> "connection refused", but "IP address" stays."""
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text

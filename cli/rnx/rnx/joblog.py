@@ -40,7 +40,7 @@ def follow(client: Client, job_id: str, write: Write, say: Say, *, heading: str 
         try:
             for chunk in call:
                 lost_since = None
-                position = _pass_on(chunk, position, write, say)
+                position = pass_on(chunk, position, write, say)
             return
         except grpc.RpcError as error:
             failure = error
@@ -62,7 +62,7 @@ def _exists(client: Client, job_id: str) -> bool:
     return True
 
 
-def _pass_on(chunk: DataChunk, position: int, write: Write, say: Say) -> int:
+def pass_on(chunk: DataChunk, position: int, write: Write, say: Say) -> int:
     """Writes what of `chunk` lies at or behind `position`; the new position. A server without offsets sends 0."""
     payload, offset = chunk.payload, chunk.offset or position
     if offset > position:

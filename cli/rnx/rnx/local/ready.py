@@ -88,8 +88,9 @@ def _restarts(layout: Layout, name: str) -> int:
 
 
 def _failure(layout: Layout, name: str, message: str) -> JobletError:
-    """The last lines of that log are mostly the reason."""
+    """With the reason, which mostly stands at the end of that service's log."""
     log = layout.log(name)
     lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:] if log.exists() else []
-    tail = "".join(f"\n  {line}" for line in lines)
-    return Internal(f"{message}\n{log}:{tail}" if tail else message, hint=f"the logs are in {layout.logs}")
+    errors = [number for number, line in enumerate(lines) if line.startswith("Error: ")]
+    tail = "".join(f"\n  {line}" for line in lines[errors[-1] if errors else 0 :])
+    return Internal(f"{message}:{tail}" if tail else message, hint=f"the logs are in {layout.logs}")

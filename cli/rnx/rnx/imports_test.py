@@ -1,0 +1,76 @@
+"""What rnx may import, and when: it runs everywhere, and asking for help is fast."""
+
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import rnx
+
+HEAVY = {
+    "grpc",
+    "google",
+    "yaml",
+    "cryptography",
+    "prometheus_client",
+    "sqlalchemy",
+    "asyncio",
+    "ssl",
+    "urllib.request",
+}
+LINUX_ONLY = ["fcntl", "pwd", "grp", "resource", "termios", "tty", "pty", "syslog", "posix_ipc", "spwd", "curses"]
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path)}
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(rnx.__path__, "rnx.")
+    if not module.name.endswith(("_test", "conftest", "__main__"))
+)
+
+
+def python(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["job", "run", "--help"], ["local", "--help"], ["certs", "--help"],
+                                       ["version"], ["job", "bogus"], ["run", "--max-cpu=abc", "x"]])  # fmt: skip
+def test_heavy_modules_stay_out(arguments: list[str]) -> None:
+    program = (
+        "import sys, json\nfrom rnx import main\n"
+        f"main.run({arguments!r})\nsys.stdout.flush()\nprint('\\n' + json.dumps(sorted(sys.modules)))"
+    )
+    loaded = set(json.loads(python(program).splitlines()[-1]))
+    assert not {name for name in loaded if name in HEAVY or name.split(".")[0] in HEAVY}
+
+
+def test_the_supervisor_stays_small() -> None:
+    loaded = set(json.loads(python("import rnx.local.supervisor, sys, json; print(json.dumps(sorted(sys.modules)))")))
+    own = {name for name in loaded if name.split(".")[0] in ("rnx", "joblet", "click")}
+    assert own == {"rnx", "rnx.local", "rnx.local.processes", "rnx.local.supervisor"}
+    program = "import sys; old = set(sys.modules); import rnx.local.supervisor; print(*(set(sys.modules) - old))"
+    assert set(python(program).split()) <= {
+        *own, "select", "signal", "enum", "functools", "operator", "collections", "keyword", "reprlib", "types", "_signal",
+        "_operator", "_functools", "_collections", "itertools", "math", "_enum",
+    }  # fmt: skip
+
+
+def test_modules_of_linux_are_not_needed_to_import_any_module() -> None:
+    program = f"""
+import importlib, sys
+for name in {LINUX_ONLY!r}:
+    sys.modules[name] = None  # an import raises ModuleNotFoundError
+for name in {MODULES!r}:
+    importlib.import_module(name)
+print("imported")
+"""
+    assert python(program) == "imported\n"
+
+
+def test_every_module_was_tried() -> None:
+    assert {"rnx.main", "rnx.client", "rnx.diagnose", "rnx.commands.local", "rnx.local.supervisor"} <= set(MODULES)
