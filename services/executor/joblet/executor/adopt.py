@@ -42,7 +42,8 @@ def adopt_jobs(executor: Executor, tasks: TaskGroup) -> None:
     dropped = [directory.name for directory in site.jobs_dir.iterdir() if directory.name not in started]
     for job_id in dropped:
         site.cgroups.discard(job_id)
-    tasks.create_task(_close_logs(site, dropped), name="logs of dropped jobs")
+    if dropped:
+        executor.leave_at_end(tasks.create_task(_close_logs(site, dropped), name="logs of dropped jobs"))
 
 
 async def _close_logs(site: Site, job_ids: list[str]) -> None:

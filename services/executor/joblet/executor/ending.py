@@ -165,6 +165,9 @@ def _usage(evidence: Evidence, started_ns: int, ended_ns: int) -> Usage:
             voluntary_context_switches=record.voluntary_switches,
             involuntary_context_switches=record.involuntary_switches,
         )  # fmt: skip
+        if record.reason is EndReason.OOM:
+            # On cgroup v1 init hears of it and kills the job before the kernel has killed and counted anything.
+            usage = replace(usage, oom_kills=max(1, usage.oom_kills))
     if cgroup is not None:
         # The cgroup counts what no wait() sees: killed descendants, page cache, tmpfs.
         usage = replace(

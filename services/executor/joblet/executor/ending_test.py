@@ -124,3 +124,4 @@ def test_usage_from_the_cgroup_where_it_knows_more() -> None:
     without_peak = ended(cgroup=replace(counters, peak_memory_bytes=None)).usage
     assert without_peak.peak_memory_bytes == RECORD.maxrss_bytes
     assert ended().usage.cpu_user_seconds == 0.5
+    assert ended(recorded(EndReason.OOM)).usage.oom_kills == 1

@@ -4,8 +4,8 @@ import pytest
 
 from joblet.common.errors import InvalidArgument
 from joblet.executor.environment import check_environment, environment_of, work_dir_of
-from joblet.executor.job_for_tests import JOB_ID, order
 from joblet.executor.jobspec import Profile
+from joblet.executor.testing import JOB_ID, order
 
 
 def test_the_base_and_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ class Executor:
         self._tasks = tasks
         self._accepting: dict[str, asyncio.Task[Record | JobletError]] = {}
         self._supervisors: dict[str, Supervisor] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._watching: set[asyncio.Task[None]] = set()
         self._closing = False
         RUNNING.set_function(lambda: len(self._supervisors))
 
@@ -78,9 +78,13 @@ class Executor:
         """Knows a job until its end; also used for adopted ones."""
         job_id = supervisor.job_id
         self._supervisors[job_id] = supervisor
-        self._running[job_id] = task
         supervisor.ended.add_done_callback(lambda _: self._supervisors.pop(job_id, None))
-        task.add_done_callback(lambda _: self._running.pop(job_id, None))
+        self.leave_at_end(task)
+
+    def leave_at_end(self, task: asyncio.Task[None]) -> None:
+        """A task that may be canceled when the executor ends: the next one takes up what it did."""
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
 
     async def close(self) -> None:
         """Takes no more jobs, lets launches come to their point and leaves every running job alone."""
@@ -91,7 +95,7 @@ class Executor:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             _log.warn("launches were still going on at the end")
-        for task in list(self._running.values()):
+        for task in list(self._watching):
             task.cancel()
 
     async def _accept(self, order: Order) -> Record | JobletError:

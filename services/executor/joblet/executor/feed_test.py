@@ -6,8 +6,8 @@ import pytest
 
 from joblet.common.errors import OutOfRange
 from joblet.executor.feed import Feed
-from joblet.executor.job_for_tests import INIT, JOB_ID, STARTED, outcome, record
 from joblet.executor.journal import Journal
+from joblet.executor.testing import INIT, JOB_ID, STARTED, outcome, record
 
 
 def test_a_follower_gets_what_was_and_what_comes_each_once(tmp_path: Path) -> None:

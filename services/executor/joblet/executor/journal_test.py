@@ -13,8 +13,8 @@ import pytest
 from joblet.common.errors import FailedPrecondition, JobNotFound, OutOfRange, StartError
 from joblet.common.states import IllegalTransition, JobState
 from joblet.executor.job import Event
-from joblet.executor.job_for_tests import INIT, JOB_ID, OTHER_ID, STARTED, outcome, record
 from joblet.executor.journal import Journal
+from joblet.executor.testing import INIT, JOB_ID, OTHER_ID, STARTED, outcome, record
 
 
 @pytest.fixture
