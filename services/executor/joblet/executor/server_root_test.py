@@ -281,8 +281,6 @@ def test_jobs_leave_no_descriptor_and_no_process(node: NodeProcesses) -> None:
         """All but TCP connections, which are the test's and closed some time later."""
         tables = "".join(Path(f"/proc/net/{table}").read_text() for table in ("tcp", "tcp6"))
         tcp = {line.split()[9] for line in tables.splitlines()}
-            line.split()[9] for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()
-        }
         names = []
         for descriptor in Path(f"/proc/{node.executor.pid}/fd").iterdir():
             with suppress(FileNotFoundError):  # closed since it was listed

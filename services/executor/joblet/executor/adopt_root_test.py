@@ -1,0 +1,219 @@
+"""kill -9 of a real executor: its jobs go on, and the next one knows how they ended."""
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from joblet.api.internal import executor_pb2
+from joblet.executor.testing_node import (
+    NodeProcesses,
+    Watch,
+    inits_of,
+    node_processes,
+    spec,
+    start,
+    stop,
+    wait_until,
+)
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[NodeProcesses]:
+    with node_processes(tmp_path) as started:
+        yield started
+
+
+async def started(node: NodeProcesses, *jobs: executor_pb2.JobSpec) -> None:
+    """Starts jobs and waits until their commands run."""
+    async with node.client() as stub, Watch(stub) as watch:
+        await asyncio.gather(*(start(stub, job) for job in jobs))
+        for job in jobs:
+            await watch.seen(job.job_id, "started")
+
+
+async def events_until_end(node: NodeProcesses, *jobs: executor_pb2.JobSpec) -> list[executor_pb2.JobEvent]:
+    async with node.client() as stub, Watch(stub) as watch:
+        for job in jobs:
+            await watch.end(job.job_id)
+        return watch.events
+
+
+def restart(node: NodeProcesses, number: signal.Signals) -> None:
+    code = node.executor.end(number)
+    assert code == (0 if number is signal.SIGTERM else -number)
+    node.start_executor()
+
+
+def counting(code: int) -> executor_pb2.JobSpec:
+    """A job that prints before and after the restart and ends by itself."""
+    program = f"echo before; i=0; while [ $i -lt 100 ]; do sleep 0.01; i=$((i+1)); done; echo after; exit {code}"
+    return spec("sh", "-c", program)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_running_jobs_outlive_the_executor(node: NodeProcesses, tmp_path: Path, number: signal.Signals) -> None:
+    jobs = [counting(code) for code in range(4)]
+    asyncio.run(started(node, *jobs))
+    inits = inits_of(tmp_path / "state/journal.db")
+    assert len(inits) == 4
+    restart(node, number)
+    events = asyncio.run(events_until_end(node, *jobs))
+    assert [event.sequence for event in events] == list(range(1, 9))
+    outcomes = {event.job_id: event.ended for event in events if event.WhichOneof("event") == "ended"}
+    for code, job in enumerate(jobs):
+        outcome = outcomes[job.job_id]
+        assert (outcome.status, outcome.exit_code, outcome.reason) == ("FAILED" if code else "COMPLETED", code, "exit")
+        assert outcome.usage.peakMemoryBytes > 0
+        assert outcome.output_bytes == len(b"before\nafter\n")
+        assert asyncio.run(node.output(job.job_id)) == b"before\nafter\n"
+
+
+def test_jobs_that_end_while_nobody_watches(node: NodeProcesses, tmp_path: Path) -> None:
+    job = spec("sh", "-c", "sleep 0.2; echo done; exit 5")
+    asyncio.run(started(node, job))
+    node.executor.end(signal.SIGKILL)
+    wait_until(lambda: not inits_of(tmp_path / "state/journal.db"), lambda: "the job did not end")
+    assert (tmp_path / "state/jobs" / job.job_id / "exit").exists()
+    node.start_executor()
+    *_, last = asyncio.run(events_until_end(node, job))
+    assert (last.ended.status, last.ended.exit_code, last.ended.reason) == ("FAILED", 5, "exit")
+    assert last.ended.usage.cpuSystemSeconds > 0
+    assert list((tmp_path / "state/jobs").iterdir()) == []
+
+
+def test_an_adopted_job_can_be_stopped(node: NodeProcesses) -> None:
+    async def scenario() -> None:
+        async with node.client() as stub:
+            assert (await start(stub, job)).status == "RUNNING"
+            outcome = await stop(stub, job.job_id)
+            assert (outcome.status, outcome.exit_code) == ("STOPPED", -1)
+
+    job = spec("sh", "-c", "trap '' TERM; setsid sleep 1000 & sleep 1000")
+    asyncio.run(started(node, job))
+    restart(node, signal.SIGKILL)
+    asyncio.run(scenario())
+
+
+def test_an_adopted_job_keeps_its_uid_range(node: NodeProcesses, tmp_path: Path) -> None:
+    first = spec("sleep", "1000")
+    asyncio.run(started(node, first))
+    restart(node, signal.SIGKILL)
+    second = spec("sleep", "1000")
+    asyncio.run(started(node, second))
+    with closing(sqlite3.connect(tmp_path / "state/journal.db")) as journal:
+        bases = dict(journal.execute("SELECT job_id, uid_base FROM jobs").fetchall())
+    assert bases[first.job_id] != bases[second.job_id]
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_an_init_that_was_killed(node: NodeProcesses, tmp_path: Path, alive: bool) -> None:
+    """With an executor watching, and while there is none."""
+    job = spec("sh", "-c", "echo printed; sleep 1000")
+    asyncio.run(started(node, job))
+    journal = tmp_path / "state/journal.db"
+    (init,) = inits_of(journal)
+    if not alive:
+        node.executor.end(signal.SIGKILL)
+    os.kill(init, signal.SIGKILL)
+    if not alive:
+        wait_until(lambda: not inits_of(journal), lambda: "init is still there")
+        node.start_executor()
+    *_, last = asyncio.run(events_until_end(node, job))
+    assert (last.ended.status, last.ended.exit_code, last.ended.reason) == ("FAILED", -1, "supervisor-killed")
+    assert asyncio.run(node.output(job.job_id)).startswith(b"printed"[: last.ended.output_bytes])
+
+
+def test_a_node_that_restarted(node: NodeProcesses, tmp_path: Path) -> None:
+    job = spec("sleep", "1000")
+    asyncio.run(started(node, job))
+    (init,) = inits_of(tmp_path / "state/journal.db")
+    node.executor.end(signal.SIGKILL)
+    with closing(sqlite3.connect(tmp_path / "state/journal.db")) as journal, journal:
+        stored = json.loads(journal.execute("SELECT init FROM jobs").fetchone()[0])
+        journal.execute("UPDATE jobs SET init = ?", (json.dumps({**stored, "boot_id": "another boot"}),))
+    os.kill(init, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{init}").exists(), lambda: "init is still there")
+    node.start_executor()
+    *_, last = asyncio.run(events_until_end(node, job))
+    assert (last.ended.status, last.ended.reason) == ("FAILED", "node-restarted")
+
+
+def test_what_was_accepted_but_never_started_is_dropped(node: NodeProcesses, tmp_path: Path) -> None:
+    """As after a kill between the journal's row and GO: the same order starts it, once."""
+    job = spec("sh", "-c", "echo ran")
+    asyncio.run(started(node, spec("true")))
+    node.executor.end(signal.SIGKILL)
+    with closing(sqlite3.connect(tmp_path / "state/journal.db")) as journal, journal:
+        journal.execute(
+            "INSERT INTO jobs"
+            " (job_id, state, command, uid_base, memory_bytes, timeout_seconds, not_isolated, created_ns)"
+            " VALUES (?, 'INITIALIZING', 'sh', 1879048192, 1048576, 0, '[]', 1)",
+            (job.job_id,),
+        )
+    (tmp_path / "state/jobs" / job.job_id).mkdir()
+
+    async def scenario() -> None:
+        async with node.client() as stub, Watch(stub) as watch:
+            listed = await stub.ListJobs(executor_pb2.ListNodeJobsRequest())
+            assert job.job_id not in {known.job_id for known in listed.jobs}
+            await start(stub, job)
+            assert (await watch.end(job.job_id)).status == "COMPLETED"
+            assert watch.of(job.job_id) == ["started", "ended"]
+        assert await node.output(job.job_id) == b"ran\n"
+
+    node.start_executor()
+    asyncio.run(scenario())
+
+
+def test_killed_at_random_moments_of_launches(node: NodeProcesses, tmp_path: Path) -> None:
+    """Whenever the executor dies, a job is started once or not at all, and its end is told once."""
+
+    async def launch_and_kill(delay_seconds: float) -> None:
+        async with node.client() as stub:
+            calls = [asyncio.ensure_future(start(stub, job)) for job in batch]
+            await asyncio.sleep(delay_seconds)  # the moment of the kill is what varies
+            os.kill(node.executor.pid, signal.SIGKILL)
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    async def retry_and_finish() -> list[executor_pb2.JobEvent]:
+        async with node.client() as stub, Watch(stub) as watch:
+            listed = {job.job_id for job in (await stub.ListJobs(executor_pb2.ListNodeJobsRequest())).jobs}
+            for job in batch:
+                if job.job_id in listed:
+                    await watch.end(job.job_id)
+            return watch.events
+
+    for delay_milliseconds in (2, 5, 9, 14, 20, 30):
+        batch = [spec("sh", "-c", "echo x") for _ in range(6)]
+        asyncio.run(launch_and_kill(delay_milliseconds / 1000))
+        restart(node, signal.SIGKILL)
+        events = asyncio.run(retry_and_finish())
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+        for job in batch:
+            kinds = [str(event.WhichOneof("event")) for event in events if event.job_id == job.job_id]
+            assert kinds in ([], ["started", "ended"]), kinds
+            if kinds:
+                assert asyncio.run(node.output(job.job_id)) == b"x\n"
+
+
+def test_a_restarted_logstore_is_waited_for(node: NodeProcesses) -> None:
+    async def scenario() -> None:
+        job = spec("echo", "after all")
+        async with node.client() as stub, Watch(stub) as watch:
+            node.logstore.end(signal.SIGKILL)
+            starting = asyncio.create_task(start(stub, job))
+            await asyncio.to_thread(node.start_logstore)
+            await starting
+            assert (await watch.end(job.job_id)).status == "COMPLETED"
+        assert await node.output(job.job_id) == b"after all\n"
+
+    asyncio.run(scenario())
