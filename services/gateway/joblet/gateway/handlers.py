@@ -5,7 +5,7 @@ start instead of answering something, and so that GetJobLogs can hand on bytes.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -19,9 +19,10 @@ from joblet.gateway.jobs import Jobs
 from joblet.gateway.nodes import Nodes
 from joblet.gateway.streams import Logs
 
-Handler = grpc.RpcMethodHandler[Any, Any]
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
-Context = grpc.aio.ServicerContext[Any, Any]
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 RAW_ANSWERS = frozenset({"GetJobLogs"})
 

@@ -5,8 +5,9 @@ node's events are being followed (`joblet.gateway.events`): only then is the nod
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import grpc
 
@@ -15,8 +16,6 @@ from joblet.common import rpc
 from joblet.common.config import GrpcConfig, TlsFiles
 from joblet.common.errors import Code, JobletError, Unavailable
 from joblet.gateway.store.model import Node
-
-T = TypeVar("T")
 
 READ_LOGS = "/joblet.internal.LogStoreService/ReadLogs"
 
@@ -31,6 +30,7 @@ class Link:
         self.restart = asyncio.Event()  # asks for a new comparison of the node's jobs with the store's
         self.unanswered: set[str] = set()  # jobs whose StartJob has got no answer on this link
         self.retry = asyncio.Event()  # set when there are new ones
+        self.gap = False  # the node has forgotten events that the store never saw
         self._executor_channel = rpc.connect(node.executor_address, tls, grpc_config, target_name=node.id)
         self._logstore_channel = rpc.connect(node.logstore_address, tls, grpc_config, target_name=node.id)
         self.executor: executor_pb2_grpc.ExecutorServiceAsyncStub = executor_pb2_grpc.ExecutorServiceStub(
@@ -49,22 +49,33 @@ class Link:
 
     async def call(self, method: Callable[..., Any], request: object, timeout_seconds: float) -> Any:
         """One unary call. Raises the JobletError that the node answered; Unavailable names the node."""
-        try:
+        with self.errors():
             return await method(request, timeout=timeout_seconds)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Around a call or a stream: its failure as a JobletError.
+
+        grpc raises CancelledError also for a call that the other side cancelled, as a server does that stops, or that
+        ended because its channel was closed; only the task itself knows whether it was cancelled.
+        """
+        try:
+            yield
         except grpc.aio.AioRpcError as error:
-            raise self.named(rpc.error_from_rpc(error)) from error
+            raise self._named(rpc.error_from_rpc(error)) from error
         except grpc.aio.UsageError as error:
             raise self.unavailable("its address has changed") from error
         except asyncio.CancelledError:
-            if _cancelled_from_outside():
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
                 raise
-            raise self.unavailable("its address has changed") from None
+            raise self.unavailable("it ended the call") from None
 
     def read_logs(self, request: logstore_pb2.ReadLogsRequest) -> Any:
         """A stream of DataChunk messages as the bytes that came over the wire."""
         return self._read_logs(request)
 
-    def named(self, error: JobletError) -> JobletError:
+    def _named(self, error: JobletError) -> JobletError:
         """An Unavailable that says which node it is about; any other error as it is."""
         return self.unavailable(error.message) if error.code is Code.UNAVAILABLE else error
 
@@ -74,10 +85,3 @@ class Link:
     async def close(self) -> None:
         await self._executor_channel.close()
         await self._logstore_channel.close()
-
-
-def _cancelled_from_outside() -> bool:
-    """A channel that is closed cancels its calls, and whoever awaits one sees the same exception as when its own task
-    is cancelled; the task knows the difference."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -13,7 +13,9 @@ The node is the truth of what happened there, the store of what was asked for:
 | ended                             | ended       | ForgetJob                                                        |
 | nothing                           | known       | left alone, logged: another gateway's, or our database was lost  |
 
-A node whose events end before the last one applied has lost its state and counts anew from 1.
+A node whose events end before the last one applied has lost its state and counts anew from 1. One that has forgotten
+events which this store never saw (`gap`: a store that is new, or restored from a backup) is taken at its word: what it
+says of each job counts instead of the events, and following goes on behind its last one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,6 +45,7 @@ class Plan:
     orphans: list[str] = field(default_factory=list)
     forget: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    adopt: list[str] = field(default_factory=list)
 
 
 def decide(
@@ -51,10 +54,12 @@ def decide(
     active_before: Iterable[Job],
     stored: Mapping[str, Job],
     on_node: Sequence[OnNode],
+    *,
+    gap: bool = False,
 ) -> Plan:
     """`active_before` was read before the node was asked, so whatever it shows as acknowledged the node must know;
     `stored` are the rows of the node's jobs, read afterwards."""
-    plan = Plan(sequence=0 if node_sequence < stored_sequence else None)
+    plan = Plan(sequence=node_sequence if gap else 0 if node_sequence < stored_sequence else None)
     there = {job.job_id for job in on_node}
     for job in active_before:
         if job.id in there:
@@ -65,6 +70,8 @@ def decide(
             plan.submit.append(job.id)
     for known in on_node:
         _decide_known(plan, known, stored.get(known.job_id))
+    if gap:
+        plan.adopt = [job.job_id for job in on_node if _open(stored.get(job.job_id))]
     return plan
 
 
@@ -74,10 +81,15 @@ def _decide_known(plan: Plan, known: OnNode, job: Job | None) -> None:
         plan.unknown.append(known.job_id)
     elif not job.ended:
         plan.known.append(job.id)
-    elif job.state is JobState.FAILED and job.reason == Reason.NODE_LOST:
+    elif _open(job):
         if alive:
             plan.revived.append((job.id, known.state))
     elif alive:
         plan.orphans.append(job.id)
     else:
         plan.forget.append(job.id)
+
+
+def _open(job: Job | None) -> bool:
+    """Whether the node has the last word about this job."""
+    return job is not None and (not job.ended or (job.state is JobState.FAILED and job.reason == Reason.NODE_LOST))

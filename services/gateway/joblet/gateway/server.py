@@ -57,7 +57,7 @@ class Gateway:
         self.database = database
         counters = Metrics(registry)
         registry.register(JobsByState(lambda: _count_states(database)))
-        changes = Changes()
+        self.changes = changes = Changes()
         self.launches = Launches(database, changes, counters)
         follower = Follower(database, changes, self.launches, counters)
         self.nodes = Nodes(database, changes, config.gateway, config.grpc, follower.follow)

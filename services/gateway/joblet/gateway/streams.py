@@ -8,20 +8,16 @@ with OK only when the store has the job's end, so that GetJobStatus never says R
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
-
-import grpc
 
 from joblet.api import job_pb2
 from joblet.api.internal import logstore_pb2
-from joblet.common import log, rpc
+from joblet.common import log
 from joblet.common.errors import (
-    Code,
     Internal,
     InvalidArgument,
-    JobletError,
     NotFound,
     ResourceExhausted,
+    Unavailable,
     Unimplemented,
 )
 from joblet.gateway.changes import Changes
@@ -35,8 +31,6 @@ STEADY_SECONDS = 5.0  # a connection that lasted this long is no part of the fai
 RETRY_SECONDS = (0.05, 1.0)
 STALL_SECONDS = 60.0  # a client that takes nothing for longer is sent away
 LOG_SECONDS = 0.5  # how often a log that should be there is looked for
-
-BROKEN = frozenset({Code.UNAVAILABLE, Code.CANCELLED})
 
 PAYLOAD_TAG = 0x0A  # field 1, length-delimited
 OFFSET_TAG = 0x10  # field 2, varint
@@ -85,12 +79,10 @@ class _Copy:
                 if not await self._worth_asking_again():
                     return
                 continue
-            except JobletError as error:
-                if error.code not in BROKEN:
-                    raise
+            except Unavailable:
                 if self._offset > before or time.monotonic() - begun > STEADY_SECONDS:
                     self._failing_since, pause = None, RETRY_SECONDS[0]
-                self._give_up_after_a_while(error)
+                self._give_up_after_a_while()
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)
 
@@ -112,34 +104,22 @@ class _Copy:
                 _log.debug("still no log", jobId=job.id)
         return True
 
-    def _give_up_after_a_while(self, error: JobletError) -> None:
+    def _give_up_after_a_while(self) -> None:
         now = time.monotonic()
         if self._failing_since is None:
             self._failing_since = now
         if now - self._failing_since > GIVE_UP_SECONDS:
-            raise self._logs.nodes.link(self._job.node_id).unavailable(
-                f"its logstore cannot be reached: {error.message}"
-            )
+            raise self._logs.nodes.link(self._job.node_id).unavailable("its logstore cannot be reached")
 
     async def _read(self) -> None:
         link = self._logs.nodes.link(self._job.node_id)
         request = logstore_pb2.ReadLogsRequest(job_id=self._job.id, offset=self._offset, no_follow=self._no_follow)
-        call: Any = None
-        try:
+        with link.errors():
             call = link.read_logs(request)
-            async for chunk in call:
-                await self._pass_on(chunk)
-        except grpc.aio.AioRpcError as error:
-            raise rpc.error_from_rpc(error) from error
-        except grpc.aio.UsageError as error:
-            raise link.unavailable("its address has changed") from error
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise link.unavailable("its address has changed") from None
-        finally:
-            if call is not None:
+            try:
+                async for chunk in call:
+                    await self._pass_on(chunk)
+            finally:
                 call.cancel()
 
     async def _pass_on(self, chunk: bytes) -> None:

@@ -9,7 +9,7 @@ The one way out of a terminal state: a job that was failed because its node seem
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, bindparam, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from joblet.common.errors import Internal
 from joblet.common.states import JobState, Reason, check_transition
@@ -93,6 +93,9 @@ _ENDED = (
         usage=bindparam("new_usage"),
     )
 )
+_KNOWN = select(jobs.c.state, jobs.c.reason, jobs.c.submitted_ns, jobs.c.started_ns).where(
+    jobs.c.id == bindparam("job")
+)
 _REVIVE = (
     update(jobs)
     .where(jobs.c.id == bindparam("job"))
@@ -117,25 +120,16 @@ class _Known:
 def apply(connection: Connection, node_id: str, events: Sequence[Event]) -> Applied:
     """Raises Internal on a gap in the numbers, except before the very first event of a node: an executor may have
     forgotten what an earlier gateway acknowledged."""
-    node = node_queries.get(connection, node_id)
-    if node is None:
-        raise Internal(f"events of node {node_id}, which is not registered")
-    applied = Applied(node.last_sequence)
-    fresh = [event for event in events if event.sequence > node.last_sequence]
-    rows = job_queries.by_ids(connection, {event.job_id for event in fresh})
-    known = {job.id: _Known(job.state, job.reason, job.submitted_ns, job.started_ns) for job in rows.values()}
+    last_sequence = node_queries.last_sequence(connection, node_id)
+    applied = Applied(last_sequence)
+    fresh = [event for event in events if event.sequence > last_sequence]
+    known = _load(connection, fresh)
     for event in fresh:
         if event.sequence != applied.last_sequence + 1 and applied.last_sequence:
             raise Internal(f"event {event.sequence} of node {node_id} follows event {applied.last_sequence}")
         applied.last_sequence = event.sequence
-        job = known.get(event.job_id)
-        if job is None:
-            applied.unknown.append(event.job_id)
-        elif isinstance(event.what, Started):
-            _apply_started(connection, event, event.what, job, applied)
-        else:
-            _apply_ended(connection, event, event.what, job, applied)
-    if applied.last_sequence != node.last_sequence:
+        _apply_one(connection, event, known.get(event.job_id), applied)
+    if applied.last_sequence != last_sequence:
         node_queries.set_sequence(connection, node_id, applied.last_sequence)
     return applied
 
@@ -143,6 +137,24 @@ def apply(connection: Connection, node_id: str, events: Sequence[Event]) -> Appl
 def revive(connection: Connection, job_id: str, state: JobState) -> None:
     """Puts a job right that was failed because its node seemed lost and that the node still has."""
     connection.execute(_REVIVE, {"job": job_id, "new_state": state})
+
+
+def _load(connection: Connection, events: Iterable[Event]) -> dict[str, _Known]:
+    known = {}
+    for job_id in {event.job_id for event in events}:
+        row = connection.execute(_KNOWN, {"job": job_id}).first()
+        if row is not None:
+            known[job_id] = _Known(*row)
+    return known
+
+
+def _apply_one(connection: Connection, event: Event, job: _Known | None, applied: Applied) -> None:
+    if job is None:
+        applied.unknown.append(event.job_id)
+    elif isinstance(event.what, Started):
+        _apply_started(connection, event, event.what, job, applied)
+    else:
+        _apply_ended(connection, event, event.what, job, applied)
 
 
 def _apply_started(connection: Connection, event: Event, started: Started, job: _Known, applied: Applied) -> None:
@@ -194,12 +206,12 @@ def _apply_ended(connection: Connection, event: Event, ended: Ended, job: _Known
 
 def settle(
     connection: Connection, node_id: str, sequence: int | None, known: Iterable[str], lost: Sequence[tuple[str, str]],
-    revived: Sequence[tuple[str, JobState]], now_ns: int,
+    revived: Sequence[tuple[str, JobState]], adopted: Sequence[Event], now_ns: int,
 ) -> None:  # fmt: skip
     """Carries out what was decided when a node connected (`joblet.gateway.reconcile`), in one transaction.
 
     `known` are acknowledged, `lost` (id, message) failed, `revived` put right; `sequence` replaces the number of the
-    last event applied when the node has begun to count anew.
+    last event applied when the node has begun to count anew; `adopted` stands in for events the node has forgotten.
     """
     if sequence is not None:
         node_queries.set_sequence(connection, node_id, sequence)
@@ -210,3 +222,6 @@ def settle(
         )
     for job_id, state in revived:
         revive(connection, job_id, state)
+    jobs_known = _load(connection, adopted)
+    for event in adopted:
+        _apply_one(connection, event, jobs_known.get(event.job_id), Applied(0))

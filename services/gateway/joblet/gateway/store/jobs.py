@@ -127,7 +127,7 @@ def page(connection: Connection, after: int, count: int) -> list[Job]:
 
 def active_counts(connection: Connection) -> dict[str, int]:
     """How many jobs each node has that are INITIALIZING or RUNNING; nodes without any are not in it."""
-    return dict(connection.execute(_ACTIVE_COUNTS).tuples().all())
+    return dict(connection.execute(_ACTIVE_COUNTS).all())
 
 
 def active_of(connection: Connection, node_id: str) -> list[Job]:
@@ -142,7 +142,7 @@ def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Job]:
 
 
 def state_counts(connection: Connection) -> dict[JobState, int]:
-    return dict(connection.execute(_STATE_COUNTS).tuples().all())
+    return dict(connection.execute(_STATE_COUNTS).all())
 
 
 def contents_of(connection: Connection, job_id: str) -> list[bytes]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
+from joblet.common.errors import Internal
 from joblet.common.states import JobState, Reason
 from joblet.common.units import rfc3339
 from joblet.gateway.store import jobs as job_queries
@@ -14,6 +15,7 @@ EXIT_CODE_UNKNOWN = -1
 
 _ALL = select(nodes).order_by(nodes.c.id)
 _BY_ID = select(nodes).where(nodes.c.id == bindparam("node")).with_for_update()
+_LAST_SEQUENCE = select(nodes.c.last_sequence).where(nodes.c.id == bindparam("node")).with_for_update()
 _INSERT = insert(nodes)
 _RENEW = (
     update(nodes)
@@ -60,6 +62,14 @@ def all_nodes(connection: Connection) -> list[Node]:
 def get(connection: Connection, node_id: str) -> Node | None:
     row = connection.execute(_BY_ID, {"node": node_id}).first()
     return None if row is None else Node(*row)
+
+
+def last_sequence(connection: Connection, node_id: str) -> int:
+    """Number of the last event applied. Raises Internal for a node that was never registered."""
+    number: int | None = connection.scalar(_LAST_SEQUENCE, {"node": node_id})
+    if number is None:
+        raise Internal(f"node {node_id} is not in the store")
+    return number
 
 
 def heartbeat(connection: Connection, description: Description, now_ns: int, lease_ns: int) -> Node:

@@ -1,0 +1,160 @@
+"""The database itself: migrations, indices, files, and what kill -9 leaves of a transaction."""
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, text
+
+from joblet.common.errors import ConfigError, Unavailable
+from joblet.common.states import JobState
+from joblet.gateway.store import jobs as queries
+from joblet.gateway.store.database import Database
+from joblet.gateway.store.schema import metadata
+from joblet.gateway.store.testing import job_values
+
+TIMEOUT_SECONDS = 60.0
+
+WRITER = """
+import asyncio, sys
+from joblet.gateway.store import jobs as queries
+from joblet.gateway.store.database import Database
+from joblet.gateway.store.testing import job_values
+
+database = Database(sys.argv[1])
+asyncio.run(database.write(queries.insert_job, job_values("committed"), [b"content"], 100))
+
+def half(connection):
+    queries.insert_job(connection, job_values("half"), [b"content"], 100)
+    for number in range(5000):  # more than SQLite's page cache holds: parts of it are in the files by now
+        connection.execute(queries._INSERT_PAYLOAD, {"job_id": "half", "number": number + 1, "content": bytes(4096)})
+    print("in the middle", flush=True)
+    sys.stdin.read()
+
+asyncio.run(database.write(half))
+"""
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/state/gateway.db"
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    with Database(url) as opened:
+        yield opened
+
+
+def test_migrations_make_the_schema(url: str, database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_opening_again_changes_nothing(url: str) -> None:
+    with Database(url) as first:
+        asyncio.run(first.write(queries.insert_job, job_values("a"), [], 100))
+    with Database(url) as second:
+        assert [job.id for job in asyncio.run(second.read(queries.page, 0, 10))] == ["a"]
+
+
+def test_a_newer_database_is_refused(url: str) -> None:
+    with Database(url) as database, database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ConfigError, match="was written by another version"):
+        Database(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("postgresql://db/joblet", "postgresql is not available yet, only sqlite is"),
+        ("sqlite://", "expected"),
+        ("sqlite:///:memory:", "expected"),
+        ("sqlite:///x.db?mode=ro", "expected"),
+        ("nonsense", "Could not parse"),
+    ],
+)
+def test_other_databases_are_refused_by_name(url: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        Database(url)
+
+
+def test_only_the_owner_can_read_it(tmp_path: Path, database: Database) -> None:
+    assert stat.S_IMODE((tmp_path / "state/gateway.db").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        (queries._BY_ID, "sqlite_autoindex_jobs_1"),
+        (queries._BY_PREFIX, "sqlite_autoindex_jobs_1"),
+        (queries._BY_REQUEST, "sqlite_autoindex_jobs_2"),
+        (queries._ACTIVE_COUNT, "COVERING INDEX jobs_active"),
+        (queries._ACTIVE_COUNTS, "USING INDEX jobs_state (state=?)"),
+        (queries._ACTIVE_OF, "INDEX jobs_active"),
+        (queries._STATE_COUNTS, "COVERING INDEX jobs_state"),
+        (queries._AFTER, "INTEGER PRIMARY KEY"),
+    ],
+)
+def test_every_question_has_its_index(database: Database, statement: object, index: str) -> None:
+    parameters = {"job_id": "a", "low": "a", "high": "b", "wanted": "r", "node": "n", "after": 0, "count": 1}
+    compiled = statement.compile(database.engine)  # type: ignore[attr-defined]
+    with database.engine.connect() as connection:
+        values = tuple(parameters.get(name, 11) for name in compiled.positiontup or ())
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", values).all()
+    assert any(index in str(row) for row in plan), plan
+
+
+def test_kill_in_the_middle_of_a_transaction(url: str) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"in the middle\n"
+        finally:
+            child.send_signal(signal.SIGKILL)
+            child.wait(TIMEOUT_SECONDS)
+    with Database(url) as database:
+        assert [job.id for job in asyncio.run(database.read(queries.page, 0, 10))] == ["committed"]
+        assert asyncio.run(database.read(queries.contents_of, "committed")) == [b"content"]
+        assert asyncio.run(database.read(queries.contents_of, "half")) == []
+        asyncio.run(database.write(queries.insert_job, job_values("half"), [], 100))
+
+
+def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
+    def half(connection: object) -> None:
+        queries.insert_job(connection, job_values("half"), [b"x"], 100)  # type: ignore[arg-type]
+        raise RuntimeError("no further")
+
+    with pytest.raises(RuntimeError, match="no further"):
+        asyncio.run(database.write(half))
+    assert asyncio.run(database.read(queries.page, 0, 10)) == []
+    assert asyncio.run(database.read(queries.state_counts)) == {}
+
+
+def test_another_writer_that_does_not_let_go(url: str, database: Database) -> None:
+    asyncio.run(database.read(lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout=1")))
+    database._writer.exec_driver_sql("PRAGMA busy_timeout=1")
+    database._writer.rollback()
+    other = create_engine(url)
+    with other.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="^the gateway's store failed: database is locked$"):
+            asyncio.run(database.write(queries.insert_job, job_values("a", command="secret"), [], 100))
+        assert asyncio.run(database.read(queries.state_counts)) == {}
+    other.dispose()
+    asyncio.run(database.write(queries.insert_job, job_values("a"), [], 100))
+    assert asyncio.run(database.read(queries.state_counts)) == {JobState.INITIALIZING: 1}

@@ -1,0 +1,33 @@
+"""For tests: rows with nothing special about them."""
+
+from typing import Any
+
+from joblet.common.states import JobState
+from joblet.gateway.store.model import Job
+from joblet.gateway.store.nodes import Description
+
+DEFAULTS: dict[str, Any] = {
+    "request_id": None, "request_digest": "", "node_id": "n", "state": JobState.INITIALIZING, "acknowledged": False,
+    "reason": "", "message": "", "exit_code": 0, "signal": 0, "submitted_ns": 1, "started_ns": 0, "ended_ns": 0,
+    "output_bytes": 0, "name": "", "command": "true", "args": (), "cpu_percent": 100, "cpu_cores": "",
+    "memory_mb": 512, "io_bytes_per_second": 0, "max_processes": 1024, "environment": {}, "secret_names": (),
+    "network": "host", "work_dir": "/work", "uploads": (), "timeout_seconds": 3600, "labels": {}, "not_isolated": (),
+    "usage": None, "attestation": None,
+}  # fmt: skip
+
+
+def job_values(job_id: str, **fields: Any) -> dict[str, Any]:
+    return {"id": job_id} | DEFAULTS | fields
+
+
+def job_row(job_id: str, **fields: Any) -> Job:
+    return Job(**({"sequence": 1} | job_values(job_id, **fields)))
+
+
+def description(node_id: str = "n", **fields: Any) -> Description:
+    plain: dict[str, Any] = {
+        "node_id": node_id, "executor_address": "h:1", "logstore_address": "h:2", "runtime_address": "h:3",
+        "boot_id": "b", "cpu_cores": 2, "memory_bytes": 1 << 30, "labels": {"zone": "a"}, "version": "1",
+        "system": "linux",
+    }  # fmt: skip
+    return Description(**(plain | fields))

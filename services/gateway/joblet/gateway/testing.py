@@ -1,0 +1,408 @@
+"""For tests: a node without a kernel. Real gRPC servers of ExecutorService and LogStoreService over real mutual TLS,
+whose jobs do what the test says; and a gateway in this process with clients for it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from prometheus_client import CollectorRegistry
+
+from joblet.api import job_pb2
+from joblet.api.internal import executor_pb2, executor_pb2_grpc, logstore_pb2, logstore_pb2_grpc, registry_pb2
+from joblet.api.internal.registry_pb2_grpc import RegistryServiceStub
+from joblet.api.job_pb2_grpc import JobServiceStub
+from joblet.common import rpc
+from joblet.common.config import Config, GatewayConfig, JobletConfig, TlsFiles
+from joblet.common.errors import FailedPrecondition, JobletError, JobNotFound, OutOfRange
+from joblet.common.pki import Bundle, write_bundle
+from joblet.common.roles import Role
+from joblet.common.rpc import Access, RpcServer
+from joblet.gateway.server import Gateway
+from joblet.gateway.store.database import Database
+
+if TYPE_CHECKING:
+    from joblet.api.job_pb2_grpc import JobServiceAsyncStub
+
+NODE = "node-1"
+MIB = 1 << 20
+TIMEOUT_SECONDS = 30.0
+
+GATEWAY_ONLY = frozenset({Role.GATEWAY})
+
+
+@dataclass
+class FakeJob:
+    spec: executor_pb2.JobSpec
+    status: str = "INITIALIZING"
+    started_ns: int = 0
+    outcome: executor_pb2.Outcome | None = None
+    output: bytearray = field(default_factory=bytearray)
+    has_log: bool = True
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class FakeNode:
+    """A node's state: it outlives the servers, which `up` and `down` start and kill."""
+
+    def __init__(self, bundle: Bundle, *, node_id: str = NODE) -> None:
+        self.node_id = node_id
+        self.tls = TlsFiles(bundle.ca_cert, bundle.cert("node"), bundle.key("node"))
+        self.jobs: dict[str, FakeJob] = {}
+        self.finished: dict[str, FakeJob] = {}  # forgotten by the executor; their logs are still there
+        self.events: list[executor_pb2.JobEvent] = []
+        self.first_event = 1  # those before are forgotten
+        self.more = asyncio.Event()
+        self.starts: list[str] = []  # one entry per StartJob received
+        self.forgotten: list[str] = []
+        self.refuse: JobletError | None = None  # what StartJob answers
+        self.lose_answers = 0  # so many StartJobs are carried out and never answered
+        self.ends_before_stop = False
+        self.script: Callable[[FakeNode, FakeJob], Coroutine[Any, Any, None]] | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.read_requests: list[int] = []  # offsets of ReadLogs
+        self.executor_port = 0
+        self.logstore_port = 0
+        self._executor: RpcServer | None = None
+        self._logstore: RpcServer | None = None
+
+    async def up(self) -> None:
+        await self.executor_up()
+        await self.logstore_up()
+
+    async def executor_up(self) -> None:
+        server = RpcServer(
+            "executor", f"127.0.0.1:{self.executor_port}", self.tls, Config().grpc, _access(_EXECUTOR), internal=True
+        )
+        server.add(_EXECUTOR, executor_pb2_grpc.add_ExecutorServiceServicer_to_server, _Executor(self))
+        self.executor_port = await server.start()
+        self._executor = server
+
+    async def logstore_up(self) -> None:
+        server = RpcServer(
+            "logstore", f"127.0.0.1:{self.logstore_port}", self.tls, Config().grpc, _access(_LOGSTORE), internal=True
+        )
+        server.add(_LOGSTORE, logstore_pb2_grpc.add_LogStoreServiceServicer_to_server, _LogStore(self))
+        self.logstore_port = await server.start()
+        self._logstore = server
+
+    async def executor_down(self) -> None:
+        if self._executor is not None:
+            server, self._executor = self._executor, None
+            await server.stop(0)
+
+    async def logstore_down(self) -> None:
+        if self._logstore is not None:
+            server, self._logstore = self._logstore, None
+            await server.stop(0)
+
+    async def down(self) -> None:
+        await self.executor_down()
+        await self.logstore_down()
+        for task in list(self.tasks):
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    def lose_state(self) -> None:
+        """As if the state directory had been deleted."""
+        self.jobs.clear()
+        self.events.clear()
+
+    def heartbeat(self) -> registry_pb2.HeartbeatRequest:
+        return registry_pb2.HeartbeatRequest(
+            executor_address=f"127.0.0.1:{self.executor_port}",
+            logstore_address=f"127.0.0.1:{self.logstore_port}",
+            runtime_address="127.0.0.1:1",
+            boot_id="boot-1",
+            cpu_cores=4,
+            memory_bytes=8192 * MIB,
+            labels={"zone": "a"},
+            version="0.1.0",
+            system="linux",
+        )
+
+    def accept(self, spec: executor_pb2.JobSpec) -> FakeJob:
+        job = self.jobs[spec.job_id] = FakeJob(spec)
+        if self.script is not None:
+            task = asyncio.get_running_loop().create_task(self.script(self, job))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        return job
+
+    def started(self, job: FakeJob) -> None:
+        job.status, job.started_ns = "RUNNING", time.time_ns()
+        body = executor_pb2.JobStarted(
+            not_isolated=["network: host"],
+            attestation=job_pb2.Attestation(time=Timestamp(seconds=5), facts={"CapEff": "0000000000000000"}),
+        )
+        self._event(job, job.started_ns, started=body)
+
+    def ended(self, job: FakeJob, status: str, exit_code: int, reason: str = "exit", message: str = "") -> None:
+        job.status = status
+        job.outcome = executor_pb2.Outcome(
+            status=status,
+            exit_code=exit_code,
+            reason=reason,
+            message=message,
+            started_ns=job.started_ns,
+            ended_ns=time.time_ns(),
+            usage=job_pb2.Usage(cpuUserSeconds=0.25, peakMemoryBytes=4096),
+            output_bytes=len(job.output),
+        )
+        self._event(job, job.outcome.ended_ns, ended=job.outcome)
+        job.wake()
+
+    def print(self, job: FakeJob, data: bytes) -> None:
+        job.output += data
+        job.wake()
+
+    def _event(self, job: FakeJob, time_ns: int, **body: Any) -> None:
+        self.events.append(
+            executor_pb2.JobEvent(
+                sequence=len(self.events) + self.first_event, job_id=job.spec.job_id, time_ns=time_ns, **body
+            )
+        )
+        self.more.set()
+        self.more = asyncio.Event()
+
+    @property
+    def last_sequence(self) -> int:
+        return len(self.events) + self.first_event - 1
+
+
+class _Executor(executor_pb2_grpc.ExecutorServiceServicer):
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+
+    async def StartJob(self, request: executor_pb2.StartJobRequest, context: Any) -> executor_pb2.StartJobResponse:
+        node = self._node
+        node.starts.append(request.spec.job_id)
+        if node.refuse is not None:
+            raise node.refuse
+        if request.spec.job_id not in node.jobs:
+            node.accept(request.spec)
+        if node.lose_answers:
+            node.lose_answers -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        return executor_pb2.StartJobResponse(job=_node_job(node.jobs[request.spec.job_id]))
+
+    async def StopJob(self, request: executor_pb2.StopJobRequest, _: Any) -> executor_pb2.StopJobResponse:
+        node = self._node
+        job = node.jobs.get(request.job_id)
+        if job is None:
+            raise JobNotFound(request.job_id)
+        if node.ends_before_stop:
+            node.ended(job, "COMPLETED", 0)
+        if job.outcome is not None:
+            raise FailedPrecondition("job has ended")
+        node.ended(job, "STOPPED", -1, "stopped")
+        return executor_pb2.StopJobResponse(outcome=job.outcome, event_sequence=node.last_sequence)
+
+    async def ListJobs(self, _: executor_pb2.ListNodeJobsRequest, __: Any) -> executor_pb2.ListNodeJobsResponse:
+        return executor_pb2.ListNodeJobsResponse(
+            jobs=[_node_job(job) for job in self._node.jobs.values()], last_sequence=self._node.last_sequence
+        )
+
+    async def WatchEvents(
+        self, request: executor_pb2.WatchEventsRequest, _: Any
+    ) -> AsyncIterator[executor_pb2.JobEvent]:
+        node = self._node
+        if request.after > node.last_sequence:
+            raise OutOfRange(f"event {request.after} does not exist")
+        if request.after + 1 < node.first_event:
+            raise FailedPrecondition("events are forgotten")
+        position = request.after + 1 - node.first_event
+        while True:
+            more = node.more
+            while position < len(node.events):
+                yield node.events[position]
+                position += 1
+            await more.wait()
+
+    async def ForgetJob(self, request: executor_pb2.ForgetJobRequest, _: Any) -> executor_pb2.ForgetJobResponse:
+        job = self._node.jobs.get(request.job_id)
+        if job is None:
+            raise JobNotFound(request.job_id)
+        if job.outcome is None:
+            raise FailedPrecondition("job runs")
+        self._node.forgotten.append(request.job_id)
+        del self._node.jobs[request.job_id]
+        self._node.finished[request.job_id] = job
+        return executor_pb2.ForgetJobResponse()
+
+
+class _LogStore(logstore_pb2_grpc.LogStoreServiceServicer):
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+
+    async def ReadLogs(self, request: logstore_pb2.ReadLogsRequest, _: Any) -> AsyncIterator[job_pb2.DataChunk]:
+        node = self._node
+        node.read_requests.append(request.offset)
+        job = node.jobs.get(request.job_id) or node.finished.get(request.job_id)
+        if job is None or not job.has_log:
+            raise JobNotFound(request.job_id)
+        offset = request.offset
+        while True:
+            changed = job.changed
+            if offset > len(job.output):
+                raise OutOfRange(f"offset {offset} is beyond the end")
+            while offset < len(job.output):
+                data = bytes(job.output[offset : offset + 65536])
+                yield job_pb2.DataChunk(payload=data, offset=offset)
+                offset += len(data)
+            if request.no_follow or job.outcome is not None:
+                return
+            await changed.wait()
+
+    async def DeleteLogs(self, request: logstore_pb2.DeleteLogsRequest, _: Any) -> logstore_pb2.DeleteLogsResponse:
+        raise NotImplementedError
+
+
+def _node_job(job: FakeJob) -> executor_pb2.NodeJob:
+    return executor_pb2.NodeJob(
+        job_id=job.spec.job_id, status=job.status, started_ns=job.started_ns, outcome=job.outcome
+    )
+
+
+_EXECUTOR = executor_pb2.DESCRIPTOR.services_by_name["ExecutorService"]
+_LOGSTORE = logstore_pb2.DESCRIPTOR.services_by_name["LogStoreService"]
+
+
+def _access(service: Any) -> dict[str, Access]:
+    return {f"/{service.full_name}/{m.name}": Access(m.name, GATEWAY_ONLY) for m in service.methods}
+
+
+async def run_true(node: FakeNode, job: FakeJob) -> None:
+    """A script: starts, prints its command, ends with 0."""
+    node.started(job)
+    node.print(job, job.spec.command.encode())
+    node.ended(job, "COMPLETED", 0)
+
+
+async def run_forever(node: FakeNode, job: FakeJob) -> None:
+    """A script: starts and never ends by itself."""
+    node.started(job)
+
+
+@dataclass
+class World:
+    """A running gateway, its node, and clients by the name of their certificate."""
+
+    bundle: Bundle
+    config: Config
+    gateway: Gateway
+    node: FakeNode
+    registry: CollectorRegistry
+    stack: AsyncExitStack
+
+    async def channel(self, certificate: str = "admin-client") -> grpc.aio.Channel:
+        tls = TlsFiles(self.bundle.ca_cert, self.bundle.cert(certificate), self.bundle.key(certificate))
+        channel = rpc.connect(f"localhost:{self.gateway.port}", tls, self.config.grpc, internal=False)
+        self.stack.push_async_callback(channel.close)
+        return channel
+
+    async def client(self, certificate: str = "admin-client") -> "JobServiceAsyncStub":
+        return JobServiceStub(await self.channel(certificate))
+
+    async def beat(self) -> None:
+        """One heartbeat of the node, and the gateway is connected to it."""
+        await self.heartbeat()
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await self.gateway.nodes.link(self.node.node_id).connected.wait()
+
+    async def heartbeat(self) -> registry_pb2.HeartbeatResponse:
+        stub = RegistryServiceStub(await self.channel("node"))
+        response: registry_pb2.HeartbeatResponse = await stub.Heartbeat(self.node.heartbeat(), timeout=TIMEOUT_SECONDS)
+        return response
+
+    async def status(self, job_id: str) -> job_pb2.GetJobStatusRes:
+        return await self.gateway.jobs.status(job_id)
+
+    async def until(self, job_id: str, status: str) -> job_pb2.GetJobStatusRes:
+        """The job's message once it has this status; woken by the gateway's own changes."""
+        with self.gateway.changes.watch(job_id) as changed:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                while (message := await self.status(job_id)).status != status:
+                    await changed.wait()
+                    changed.clear()
+        return message
+
+
+async def failure(call: Awaitable[Any]) -> tuple[str, str]:
+    """Code and text of the error that a call must end with."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return error.code().name, error.details() or ""
+    raise AssertionError("the call must fail")
+
+
+async def output(call: AsyncIterable[job_pb2.DataChunk]) -> bytes:
+    """All that GetJobLogs sends; every chunk must begin where the one before ended."""
+    received = bytearray()
+    first: int | None = None
+    async for chunk in call:
+        first = chunk.offset if first is None else first
+        assert chunk.offset == first + len(received)
+        received += chunk.payload
+    return bytes(received)
+
+
+def configure(directory: Path, bundle: Bundle, *, lease_seconds: int = 15, **joblet: Any) -> Config:
+    return replace(
+        Config(),
+        joblet=replace(JobletConfig(), **joblet),
+        gateway=replace(
+            GatewayConfig(),
+            listen="127.0.0.1:0",
+            metrics_listen="127.0.0.1:0",
+            tls=TlsFiles(bundle.ca_cert, bundle.cert("gateway"), bundle.key("gateway")),
+            database=f"sqlite:///{directory}/gateway.db",
+            node_lease_seconds=lease_seconds,
+        ),
+    )
+
+
+@asynccontextmanager
+async def serving(config: Config) -> AsyncIterator[tuple[Gateway, CollectorRegistry]]:
+    """A gateway in this process."""
+    registry = CollectorRegistry()
+    with Database(config.gateway.database) as database:
+        gateway = Gateway(config, database, registry)
+        stop = asyncio.Event()
+        task = asyncio.get_running_loop().create_task(gateway.serve(stop))
+        started = asyncio.get_running_loop().create_task(gateway.started.wait())
+        try:
+            await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED, timeout=TIMEOUT_SECONDS)
+            if task.done():
+                await task
+            yield gateway, registry
+        finally:
+            started.cancel()
+            stop.set()
+            await task
+
+
+@asynccontextmanager
+async def world(directory: Path, *, bundle: Bundle | None = None, **settings: Any) -> AsyncIterator[World]:
+    """Gateway and node, connected."""
+    bundle = bundle or write_bundle(directory / "certs", node_id=NODE)
+    config = configure(directory, bundle, **settings)
+    node = FakeNode(bundle)
+    await node.up()
+    try:
+        async with serving(config) as (gateway, registry), AsyncExitStack() as stack:
+            it = World(bundle, config, gateway, node, registry, stack)
+            await it.beat()
+            yield it
+    finally:
+        await node.down()
