@@ -110,18 +110,19 @@ def choose_ports(layout: Layout, port: int | None) -> Ports:
         raise AlreadyExists(
             f"port {public} is already in use", hint=f"by {by}" if by else "choose another one with --port"
         )
-    seed = int(layout.digest[:8], 16)
-    wanted = [
-        (kind, name) for kind in ("listen", "metrics") for name in SERVICES if (kind, name) != ("listen", "gateway")
-    ]
-    chosen = {"listen": {"gateway": public}, "metrics": {}}
-    taken = {public}
-    for kind, name in wanted:
-        old = getattr(kept, kind)[name] if kept else None
-        number = old if old and old not in taken and ports.is_free(old) else ports.pick(1, seed, taken)[0]
-        chosen[kind][name] = number
-        taken.add(number)
-    return Ports(listen=chosen["listen"], metrics=chosen["metrics"])
+    chosen = {("listen", "gateway"): public}
+    wanted = [(kind, name) for kind in ("listen", "metrics") for name in SERVICES if (kind, name) not in chosen]
+    for kind, name in wanted if kept else ():
+        old = getattr(kept, kind)[name]
+        if old not in chosen.values() and ports.is_free(old):
+            chosen[kind, name] = old
+    missing = [which for which in wanted if which not in chosen]
+    found = ports.pick(len(missing), int(layout.digest[:8], 16), set(chosen.values()))
+    chosen.update(zip(missing, found, strict=True))
+    return Ports(
+        listen={name: chosen["listen", name] for name in SERVICES},
+        metrics={name: chosen["metrics", name] for name in SERVICES},
+    )
 
 
 def read_ports(layout: Layout) -> Ports | None:

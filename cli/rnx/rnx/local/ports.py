@@ -30,12 +30,12 @@ def pick(count: int, seed: int, taken: Collection[int]) -> list[int]:
     """`count` free ports that are not in `taken`. `seed` says where the search begins: directories start apart."""
     found: list[int] = []
     span = LAST - FIRST + 1
-    for step in range(span):
+    for step in range(span + 1):
+        if len(found) == count:
+            return found
         port = FIRST + (seed + step) % span
         if port not in taken and is_free(port):
             found.append(port)
-            if len(found) == count:
-                return found
     raise OSError(errno.EADDRINUSE, f"no {count} free ports between {FIRST} and {LAST}")
 
 
@@ -44,9 +44,15 @@ def owner(port: int) -> str | None:
     inodes = set(_listening_inodes(port))
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and any(inode in inodes for inode in _socket_inodes(process)):
-            name = (process / "comm").read_text(errors="replace").strip()
-            return f"{name} (pid {process.name})"
+            return f"{_name(process)} (pid {process.name})"
     return None
+
+
+def _name(process: Path) -> str:
+    try:
+        return (process / "comm").read_text(errors="replace").strip()
+    except OSError:  # ended meanwhile
+        return "a process that has just ended"
 
 
 def _listening_inodes(port: int) -> Iterator[str]:

@@ -31,12 +31,12 @@ class Removed:
 def remove(layout: Layout) -> Removed:
     """Kills and removes everything of this directory. Call it with the lock held and the services gone."""
     found = Removed()
-    for pid in _processes_of(layout):
+    for pid in processes_of(layout):
         identity = processes.identity(pid)
         if identity is not None:
             processes.end(identity, PATIENCE_SECONDS)
             found.removed.append(f"process {pid}")
-    for cgroup in list(_cgroups(layout.cgroup_parent)):
+    for cgroup in list(cgroups(layout.cgroup_parent)):
         _remove_cgroup(cgroup, found)
     for mount in reversed(_mounts_below(layout.directory)):
         _unmount(mount, found)
@@ -45,11 +45,15 @@ def remove(layout: Layout) -> Removed:
     return found
 
 
-def _processes_of(layout: Layout) -> Iterator[int]:
-    """Services and what they forked: the configuration's path is one of their arguments."""
+def processes_of(layout: Layout) -> Iterator[int]:
+    """Services and what they forked: the configuration's path is one of their arguments.
+
+    It is one of the supervisor's too, which runs `rnx local down` as its last act.
+    """
     wanted = os.fsencode(layout.config)
+    not_these = {str(os.getpid()), str(os.getppid())}
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
+        if entry.name.isdigit() and entry.name not in not_these:
             try:
                 arguments = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:  # ended meanwhile
@@ -58,7 +62,7 @@ def _processes_of(layout: Layout) -> Iterator[int]:
                 yield int(entry.name)
 
 
-def _cgroups(name: str) -> Iterator[Path]:
+def cgroups(name: str) -> Iterator[Path]:
     """The directories of that name in every mounted hierarchy (v1 has one per controller)."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, rest = line.partition(" - ")
