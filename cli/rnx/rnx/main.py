@@ -18,6 +18,7 @@ ENTRIES = {
     "stop": Entry(_JOB, "stop", "Stop a running job"),
     "log": Entry(_JOB, "log", "Stream job output in real-time or view historical logs"),
     "local": Entry("rnx.commands.local", "local", "A Joblet of its own on this machine: up, status, down"),
+    "doctor": Entry("rnx.commands.doctor", "doctor", "Check this machine as a node: each gap, its cause and its cure"),
     "certs": Entry("rnx.commands.certs", "certs", "Certificates: init, issue, show"),
     "version": Entry("rnx.commands.version", "version", "Print the version of rnx"),
 }

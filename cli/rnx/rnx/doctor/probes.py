@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 import stat
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +27,7 @@ LANDLOCK_SCOPES_ABI: Final = 6
 _NULL_DEVICE: Final = (1, 3)
 _FILTERED_CALL: Final = 434  # pidfd_open
 _SAMPLE: Final = b"joblet"
+_PLACES: Final = (Path("/tmp"), Path("/run"), Path("/var"))  # one of them is there to be mounted over
 
 
 def namespace(flags: int) -> str:
@@ -130,8 +130,8 @@ def splice() -> str:
 
 
 def _private_tmpfs() -> Path:
-    """An empty file system at the directory for temporary files, seen by this process only."""
-    place = Path(tempfile.gettempdir())
+    """An empty file system over an existing directory, seen by this process only."""
+    place = next(path for path in _PLACES if path.is_dir())
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.make_mounts_private()
     syscalls.mount("joblet-doctor", str(place), "tmpfs", syscalls.MS_NOSUID, "mode=0700,size=1m")
