@@ -189,7 +189,7 @@ def test_sixteen_followers_joining_at_random_get_every_byte(logs: LogDirectory) 
             process = start_writer(files)
         feeder = threading.Thread(target=feed, args=(process, content))
         try:
-            async with watching() as inotify, asyncio.TaskGroup() as group:
+            async with asyncio.timeout(TIMEOUT_SECONDS), watching() as inotify, asyncio.TaskGroup() as group:
                 followers: list[asyncio.Task[bytes]] = []
                 feeder.start()
                 joining = sorted(joins.randrange(len(content)) for _ in range(15))

@@ -32,9 +32,7 @@ class RuntimeNode(RuntimeNodeServiceServicer):
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
 
-    async def ListRuntimes(
-        self, request: ListNodeRuntimesRequest, context: "Context"
-    ) -> ListNodeRuntimesResponse:
+    async def ListRuntimes(self, request: ListNodeRuntimesRequest, context: "Context") -> ListNodeRuntimesResponse:
         return ListNodeRuntimesResponse(runtimes=await asyncio.to_thread(self._catalogue.runtimes))
 
 
