@@ -36,7 +36,7 @@ static void mount_proc(void)
     for (size_t i = 0; i < COUNT(masked_files); i++)
         bound("/dev/null", masked_files[i]);
     for (size_t i = 0; i < COUNT(masked_directories); i++)
-        bound("/sys", masked_directories[i]); /* empty in the template, and read-only like it */
+        bound("/run", masked_directories[i]); /* empty in the template, and read-only like it */
     for (size_t i = 0; i < COUNT(read_only); i++)
         if (bound(read_only[i], read_only[i]))
             need(STAGE_PROC, sys(SYS_mount, NULL, read_only[i], NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | quiet, NULL),
