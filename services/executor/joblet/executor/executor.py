@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final
 
@@ -111,9 +111,25 @@ class Executor:
         _log.warn("job refused", jobId=order.job_id, code=refusal.code, error=refusal.message)
         return refusal
 
+    async def _end_log(self, job_id: str) -> None:
+        """A refused job has a log by now, and nobody is to wait for more of it."""
+        try:
+            await self.site.logs.finish(job_id)
+        except JobletError as error:
+            _log.warn("log of a refused job not closed", jobId=job_id, error=error)
+
     async def _take(self, order: Order) -> Record:
         phases = Phases()
         admit(order.limits, self._capacity, len(self._supervisors) + len(self._accepting) - 1)
+        try:
+            return await self._begin(order, phases)
+        except Unavailable:
+            raise  # the logstore's: there is nothing it could be told
+        except (JobletError, OSError, sqlite3.Error):
+            await self._end_log(order.job_id)
+            raise
+
+    async def _begin(self, order: Order, phases: Phases) -> Record:
         site, now_ns = self.site, time.time_ns()
         with ExitStack() as holdings, ExitStack() as descriptors:
             resources, spec = await self._claim(order, holdings, descriptors, phases)
@@ -121,11 +137,7 @@ class Executor:
                 order.job_id, JobState.INITIALIZING, order.command, resources.user.base, order.limits.memory_bytes,
                 order.timeout_seconds, not_isolated(order, site.node), now_ns,
             )  # fmt: skip
-            try:
-                site.journal.add(record)
-            except sqlite3.Error:
-                await site.logs.finish(order.job_id)  # it has no job now, and must not be waited for
-                raise
+            site.journal.add(record)
             phases.reached("journal")
             supervisor = Supervisor(site, record, resources.cgroup, Claims(descriptors.pop_all(), holdings.pop_all()))
         STARTS.inc()
@@ -146,13 +158,12 @@ class Executor:
         holdings.callback(shutil.rmtree, state_dir)
         state = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         descriptors.callback(os.close, state)
+        opening = descriptors.enter_context(closing(site.logs.opening(order.job_id)))
         cgroup = site.cgroups.create(order.job_id, order.limits, site.devices)
         holdings.callback(cgroup.remove)
         descriptors.callback(cgroup.close)
         phases.reached("cgroup")
-        log_files = await site.logs.open(order.job_id)
-        descriptors.callback(os.close, log_files.output)
-        descriptors.callback(os.close, log_files.index)
+        log_files = await opening.files()
         phases.reached("log")
         resources = Resources(state, log_files, cgroup, user)
         return resources, launch_spec(order, resources, site.node).encode()
