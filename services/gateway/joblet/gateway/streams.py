@@ -66,8 +66,10 @@ class _Copy:
         self._offset = request.offset
         self._write = write
         self._failing_since: float | None = None
+        self._had_ended = False  # before the log was asked for
 
     async def run(self) -> None:
+        self._logs.nodes.link(self._job.node_id)  # one that is not registered is not waited for
         pause, longest = RETRY_SECONDS
         while True:
             begun = time.monotonic()
@@ -93,6 +95,9 @@ class _Copy:
         """
         with self._logs.changes.watch(self._job.id) as changed:
             job = await self._logs.jobs.find(self._job.id)
+            if job.ended and not self._had_ended:
+                self._had_ended = True  # the answer may be older than the log
+                return True
             if job.ended and job.started_ns:
                 raise NotFound(f"log not found for job: {job.id}")
             if job.ended or self._no_follow:

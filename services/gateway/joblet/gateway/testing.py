@@ -20,7 +20,7 @@ from joblet.api.job_pb2_grpc import JobServiceStub
 from joblet.common import rpc
 from joblet.common.config import Config, GatewayConfig, JobletConfig, TlsFiles
 from joblet.common.errors import FailedPrecondition, JobletError, JobNotFound, OutOfRange
-from joblet.common.pki import Bundle, write_bundle
+from joblet.common.pki import Bundle, issue, read_pair, write_bundle, write_pair
 from joblet.common.roles import Role
 from joblet.common.rpc import Access, RpcServer
 from joblet.gateway.server import Gateway
@@ -56,7 +56,11 @@ class FakeNode:
 
     def __init__(self, bundle: Bundle, *, node_id: str = NODE) -> None:
         self.node_id = node_id
-        self.tls = TlsFiles(bundle.ca_cert, bundle.cert("node"), bundle.key("node"))
+        if not bundle.cert(_certificate(node_id)).exists():
+            ca = read_pair(bundle.ca_cert, bundle.ca_key)
+            pair = issue(ca, node_id, Role.NODE, hosts=("localhost", "127.0.0.1"))
+            write_pair(pair, bundle.cert(_certificate(node_id)), bundle.key(_certificate(node_id)))
+        self.tls = TlsFiles(bundle.ca_cert, bundle.cert(_certificate(node_id)), bundle.key(_certificate(node_id)))
         self.jobs: dict[str, FakeJob] = {}
         self.finished: dict[str, FakeJob] = {}  # forgotten by the executor; their logs are still there
         self.events: list[executor_pb2.JobEvent] = []
@@ -70,14 +74,17 @@ class FakeNode:
         self.script: Callable[[FakeNode, FakeJob], Coroutine[Any, Any, None]] | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.read_requests: list[int] = []  # offsets of ReadLogs
+        self.readers = 0  # calls of ReadLogs in progress
         self.executor_port = 0
         self.logstore_port = 0
         self._executor: RpcServer | None = None
         self._logstore: RpcServer | None = None
 
     async def up(self) -> None:
-        await self.executor_up()
-        await self.logstore_up()
+        if self._executor is None:
+            await self.executor_up()
+        if self._logstore is None:
+            await self.logstore_up()
 
     async def executor_up(self) -> None:
         server = RpcServer(
@@ -179,6 +186,10 @@ class FakeNode:
         return len(self.events) + self.first_event - 1
 
 
+def _certificate(node_id: str) -> str:
+    return "node" if node_id == NODE else node_id
+
+
 class _Executor(executor_pb2_grpc.ExecutorServiceServicer):
     def __init__(self, node: FakeNode) -> None:
         self._node = node
@@ -247,6 +258,15 @@ class _LogStore(logstore_pb2_grpc.LogStoreServiceServicer):
     async def ReadLogs(self, request: logstore_pb2.ReadLogsRequest, _: Any) -> AsyncIterator[job_pb2.DataChunk]:
         node = self._node
         node.read_requests.append(request.offset)
+        node.readers += 1
+        try:
+            async for chunk in self._read(request):
+                yield chunk
+        finally:
+            node.readers -= 1
+
+    async def _read(self, request: logstore_pb2.ReadLogsRequest) -> AsyncIterator[job_pb2.DataChunk]:
+        node = self._node
         job = node.jobs.get(request.job_id) or node.finished.get(request.job_id)
         if job is None or not job.has_log:
             raise JobNotFound(request.job_id)
@@ -313,15 +333,17 @@ class World:
     async def client(self, certificate: str = "admin-client") -> "JobServiceAsyncStub":
         return JobServiceStub(await self.channel(certificate))
 
-    async def beat(self) -> None:
-        """One heartbeat of the node, and the gateway is connected to it."""
-        await self.heartbeat()
+    async def beat(self, node: FakeNode | None = None) -> None:
+        """One heartbeat of a node, and the gateway is connected to it."""
+        node = node or self.node
+        await self.heartbeat(node)
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            await self.gateway.nodes.link(self.node.node_id).connected.wait()
+            await self.gateway.nodes.link(node.node_id).connected.wait()
 
-    async def heartbeat(self) -> registry_pb2.HeartbeatResponse:
-        stub = RegistryServiceStub(await self.channel("node"))
-        response: registry_pb2.HeartbeatResponse = await stub.Heartbeat(self.node.heartbeat(), timeout=TIMEOUT_SECONDS)
+    async def heartbeat(self, node: FakeNode | None = None) -> registry_pb2.HeartbeatResponse:
+        node = node or self.node
+        stub = RegistryServiceStub(await self.channel(_certificate(node.node_id)))
+        response: registry_pb2.HeartbeatResponse = await stub.Heartbeat(node.heartbeat(), timeout=TIMEOUT_SECONDS)
         return response
 
     async def status(self, job_id: str) -> job_pb2.GetJobStatusRes:
@@ -393,16 +415,19 @@ async def serving(config: Config) -> AsyncIterator[tuple[Gateway, CollectorRegis
 
 
 @asynccontextmanager
-async def world(directory: Path, *, bundle: Bundle | None = None, **settings: Any) -> AsyncIterator[World]:
-    """Gateway and node, connected."""
+async def world(
+    directory: Path, *, bundle: Bundle | None = None, node: FakeNode | None = None, **settings: Any
+) -> AsyncIterator[World]:
+    """Gateway and node, connected. A node that is given is brought up if need be, and stays up afterwards."""
     bundle = bundle or write_bundle(directory / "certs", node_id=NODE)
     config = configure(directory, bundle, **settings)
-    node = FakeNode(bundle)
-    await node.up()
-    try:
-        async with serving(config) as (gateway, registry), AsyncExitStack() as stack:
+    async with AsyncExitStack() as outer:
+        if node is None:
+            node = FakeNode(bundle)
+            outer.push_async_callback(node.down)
+        await node.up()
+        gateway, registry = await outer.enter_async_context(serving(config))
+        async with AsyncExitStack() as stack:
             it = World(bundle, config, gateway, node, registry, stack)
             await it.beat()
             yield it
-    finally:
-        await node.down()

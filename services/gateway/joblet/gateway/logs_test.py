@@ -1,0 +1,246 @@
+"""GetJobLogs over real TLS: every byte once, through restarts of the logstore, and OK only after the end."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from joblet.api import job_pb2
+from joblet.api.job_pb2 import GetJobLogsReq
+from joblet.common.states import JobState
+from joblet.gateway import streams
+from joblet.gateway.store import jobs as job_queries
+from joblet.gateway.store.testing import job_values
+from joblet.gateway.testing import FakeJob, World, failure, output, run_forever, run_true, world
+
+
+async def running_job(it: World) -> FakeJob:
+    it.node.script = run_forever
+    client = await it.client()
+    job = (await client.RunJob(job_pb2.RunJobReq(command="true"))).job
+    await it.until(job.uuid, "RUNNING")
+    return it.node.jobs[job.uuid]
+
+
+def test_history_then_live_then_the_end(tmp_path: Path) -> None:
+    data = random.Random(1).randbytes(3_000_000)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            job = await running_job(it)
+            client = await it.client("viewer-client")
+            it.node.print(job, data[:1_000_000])
+            readers = [
+                asyncio.ensure_future(output(client.GetJobLogs(GetJobLogsReq(uuid=job.spec.job_id)))) for _ in range(5)
+            ]
+            for position in range(1_000_000, 3_000_000, 100_000):
+                it.node.print(job, data[position : position + 100_000])
+                await asyncio.sleep(0)
+            it.node.ended(job, "COMPLETED", 0)
+            for reader in readers:
+                assert await reader == data
+            late = client.GetJobLogs(GetJobLogsReq(uuid=job.spec.job_id, offset=2_999_990))
+            assert await output(late) == data[-10:]
+
+    asyncio.run(scenario())
+
+
+def test_a_logstore_that_is_killed_again_and_again(tmp_path: Path) -> None:
+    data = random.Random(2).randbytes(4_000_000)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            job = await running_job(it)
+            client = await it.client()
+            reader = asyncio.ensure_future(output(client.GetJobLogs(GetJobLogsReq(uuid=job.spec.job_id))))
+            for position in range(0, 4_000_000, 500_000):
+                it.node.print(job, data[position : position + 500_000])
+                seen = len(it.node.read_requests)
+                await it.node.logstore_down()
+                await it.node.logstore_up()
+                async with asyncio.timeout(30):
+                    while len(it.node.read_requests) == seen:
+                        await asyncio.sleep(0.01)
+            it.node.ended(job, "COMPLETED", 0)
+            assert await reader == data
+            assert it.node.read_requests == sorted(it.node.read_requests)
+
+    asyncio.run(scenario())
+
+
+def test_a_logstore_that_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "GIVE_UP_SECONDS", 0.2)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            job = await running_job(it)
+            client = await it.client()
+            await it.node.logstore_down()
+            assert await failure(output(client.GetJobLogs(GetJobLogsReq(uuid=job.spec.job_id)))) == (
+                "UNAVAILABLE", "node node-1 is not available: its logstore cannot be reached",
+            )  # fmt: skip
+
+    asyncio.run(scenario())
+
+
+def test_ok_only_after_the_end_is_in_the_store(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            job = await running_job(it)
+            client = await it.client()
+            it.node.print(job, b"all")
+            await it.node.executor_down()
+            reader = asyncio.ensure_future(output(client.GetJobLogs(GetJobLogsReq(uuid=job.spec.job_id))))
+            it.node.ended(job, "COMPLETED", 0)  # the logstore knows, the gateway cannot yet
+            done, _ = await asyncio.wait({reader}, timeout=0.5)
+            assert not done
+            await it.node.executor_up()
+            assert await reader == b"all"
+            assert (await it.status(job.spec.job_id)).status == "COMPLETED"
+
+    asyncio.run(scenario())
+
+
+def test_a_log_that_does_not_exist_yet(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            job = await running_job(it)
+            job.has_log = False
+            client = await it.client()
+            none_yet = client.GetJobLogs(GetJobLogsReq(uuid=job.spec.job_id, noFollow=True))
+            assert await output(none_yet) == b""
+            reader = asyncio.ensure_future(output(client.GetJobLogs(GetJobLogsReq(uuid=job.spec.job_id))))
+            async with asyncio.timeout(10):
+                while len(it.node.read_requests) < 3:
+                    await asyncio.sleep(0.01)
+            job.has_log = True
+            it.node.print(job, b"here")
+            it.node.ended(job, "COMPLETED", 0)
+            assert await reader == b"here"
+
+    asyncio.run(scenario())
+
+
+def test_a_log_that_is_gone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            job = await running_job(it)
+            it.node.ended(job, "COMPLETED", 0)
+            await it.until(job.spec.job_id, "COMPLETED")
+            job.has_log = False
+            client = await it.client()
+            assert await failure(output(client.GetJobLogs(GetJobLogsReq(uuid=job.spec.job_id)))) == (
+                "NOT_FOUND", f"log not found for job: {job.spec.job_id}",
+            )  # fmt: skip
+
+    asyncio.run(scenario())
+
+
+def test_without_following(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            job = await running_job(it)
+            it.node.print(job, b"so far")
+            client = await it.client()
+            assert await output(client.GetJobLogs(GetJobLogsReq(uuid=job.spec.job_id, noFollow=True))) == b"so far"
+
+    asyncio.run(scenario())
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            job_id = (await running_job(it)).spec.job_id
+            client = await it.client()
+
+            async def refusal(**fields: object) -> tuple[str, str]:
+                return await failure(output(client.GetJobLogs(GetJobLogsReq(uuid=job_id, **fields))))  # type: ignore[arg-type]
+
+            assert await refusal(offset=-1) == ("INVALID_ARGUMENT", "offset must not be negative: -1")
+            assert await refusal(tailLines=5) == ("UNIMPLEMENTED", "tailLines of GetJobLogs is not implemented yet")
+            assert await refusal(timestamps=True) == (
+                "UNIMPLEMENTED", "timestamps of GetJobLogs is not implemented yet",
+            )  # fmt: skip
+            assert (await refusal(since=Timestamp()))[0] == "UNIMPLEMENTED"
+            assert (await refusal(until=Timestamp()))[0] == "UNIMPLEMENTED"
+            assert (await refusal(offset=10, noFollow=True))[0] == "OUT_OF_RANGE"
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_goes_away_leaves_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            job = await running_job(it)
+            it.node.print(job, b"x" * 1_000_000)
+            channel = await it.channel()
+            client = await it.client()
+            calls = [client.GetJobLogs(GetJobLogsReq(uuid=job.spec.job_id)) for _ in range(10)]
+            for call in calls:
+                await call.read()
+            waiting = [asyncio.ensure_future(client.WaitJob(job_pb2.WaitJobReq(uuid=job.spec.job_id)))]
+            async with asyncio.timeout(10):
+                while it.node.readers != 10 or not it.gateway.changes._watchers:
+                    await asyncio.sleep(0.01)
+            for call in calls:
+                call.cancel()
+            waiting[0].cancel()
+            await channel.close()
+            async with asyncio.timeout(10):
+                while it.node.readers or it.gateway.changes._watchers:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_takes_nothing_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "STALL_SECONDS", 0.5)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            job = await running_job(it)
+            it.node.print(job, b"x" * 64_000_000)
+            client = await it.client()
+            stuck = client.GetJobLogs(GetJobLogsReq(uuid=job.spec.job_id))
+            await stuck.read()
+            async with asyncio.timeout(20):
+                while it.node.readers or it.node.read_requests != [0]:
+                    await asyncio.sleep(0.01)
+            received = 0
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                while isinstance(chunk := await stuck.read(), job_pb2.DataChunk):
+                    received = chunk.offset + len(chunk.payload)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert (caught.value.details() or "").startswith("reader too slow: it took nothing for ")
+            assert 0 < received < 64_000_000
+
+    asyncio.run(scenario())
+
+
+def test_a_finished_job_on_a_node_nobody_knows_any_more(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            values = job_values("abcd0000-0000-4000-8000-000000000000", node_id="gone", state=JobState.COMPLETED)
+            await it.gateway.database.write(job_queries.insert_job, values, [], 10)
+            client = await it.client()
+            assert await failure(output(client.GetJobLogs(GetJobLogsReq(uuid="abcd0000")))) == (
+                "UNAVAILABLE", "node gone is not available: it is not registered",
+            )  # fmt: skip
+
+    asyncio.run(scenario())
+
+
+def test_the_log_of_a_short_job(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            it.node.script = run_true
+            client = await it.client()
+            for _ in range(30):
+                job = (await client.RunJob(job_pb2.RunJobReq(command="true"))).job
+                assert await output(client.GetJobLogs(GetJobLogsReq(uuid=job.uuid))) == b"true"
+                assert (await it.status(job.uuid)).status == "COMPLETED"
+
+    asyncio.run(scenario())
