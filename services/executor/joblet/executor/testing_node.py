@@ -91,9 +91,18 @@ class Service:
 
 
 class NodeProcesses:
-    """`settings` are lines of the sections "joblet" and "executor" of the configuration."""
+    """`joblet` and `executor` are more lines of these sections of the configuration, `prefix` is a command that
+    executes the executor, `owner` is the user that the directory and everything in it belongs to."""
 
-    def __init__(self, directory: Path, *, joblet: str = "", executor: str = "", prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        joblet: str = "",
+        executor: str = "",
+        prefix: Sequence[str] = (),
+        owner: int = 0,
+    ) -> None:
         self.directory = directory
         self.cgroup_parent = f"jbtest-{os.getpid()}-{directory.name[-20:]}"
         self.bundle: Bundle = write_bundle(directory / "certs", node_id=NODE)
@@ -101,6 +110,8 @@ class NodeProcesses:
         path = directory / "joblet-config.yml"
         self.logstore = Service("logstore", path)
         self.executor = Service("executor", path, prefix)
+        for entry in (directory, *directory.rglob("*")):
+            os.chown(entry, owner, owner)
 
     def start(self) -> None:
         self.start_logstore()
@@ -131,17 +142,17 @@ class NodeProcesses:
 
     @asynccontextmanager
     async def client(self, certificate: str = "gateway") -> "AsyncIterator[ExecutorServiceAsyncStub]":
-        async with self._channel(self.executor.port, certificate) as channel:
+        async with self.channel(self.executor.port, certificate) as channel:
             yield ExecutorServiceStub(channel)
 
     async def output(self, job_id: str) -> bytes:
         """The whole output, to its end."""
-        async with self._channel(self.logstore.port, "gateway") as channel:
+        async with self.channel(self.logstore.port, "gateway") as channel:
             call: Any = LogStoreServiceStub(channel).ReadLogs(ReadLogsRequest(job_id=job_id), timeout=TIMEOUT_SECONDS)
             return b"".join([chunk.payload async for chunk in call])
 
     @asynccontextmanager
-    async def _channel(self, port: int, certificate: str) -> AsyncIterator[grpc.aio.Channel]:
+    async def channel(self, port: int, certificate: str) -> AsyncIterator[grpc.aio.Channel]:
         tls = TlsFiles(self.bundle.ca_cert, self.bundle.cert(certificate), self.bundle.key(certificate))
         grpc_config = config.load(self.write_config()).grpc
         async with connect(f"127.0.0.1:{port}", tls, grpc_config, target_name=NODE) as channel:
