@@ -99,8 +99,9 @@ def cpu_seconds(job: JobCgroup) -> float:
 def test_cpu_time_is_limited(driver: CgroupDriver, processes: ExitStack) -> None:
     job = driver.create("cpu", Limits(cpu_percent=50), ())
     burn = "import time; end = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
+    started = time.monotonic()
     output(job, processes, *PYTHON, burn)
-    assert 0.8 <= cpu_seconds(job) <= 1.2
+    assert 0.4 <= cpu_seconds(job) / (time.monotonic() - started) <= 0.6
     job.remove()
 
 
@@ -162,9 +163,9 @@ def test_io_is_limited(driver: CgroupDriver, processes: ExitStack, tmp_path: Pat
     job = driver.create("io", Limits(io_bytes_per_second=rate), devices)
     data = tmp_path / "data"
     for direction in ([f"of={data}", "if=/dev/zero", "oflag=direct"], [f"if={data}", "of=/dev/null", "iflag=direct"]):
-        started = time.monotonic()
-        output(job, processes, "dd", *direction, "bs=64K", f"count={size // 65536}", "status=none")
-        seconds = time.monotonic() - started
+        blocks = ("bs=64K", f"count={size // 65536}")
+        report = output(job, processes, "sh", "-c", 'LC_ALL=C exec dd "$@" 2>&1', "sh", *direction, *blocks)
+        seconds = float(report.split(" copied, ")[1].split(" s,")[0])
         assert size / rate * 0.8 <= seconds <= size / rate * 1.2
     usage = job.usage()
     assert size <= usage.io_write_bytes <= 1.2 * size
@@ -175,7 +176,7 @@ def test_io_is_limited(driver: CgroupDriver, processes: ExitStack, tmp_path: Pat
 def test_cores_are_limited_or_refused(driver: CgroupDriver, processes: ExitStack) -> None:
     core = max(os.sched_getaffinity(0))
     if "cpuset" not in files.read("/proc/cgroups"):
-        with pytest.raises(LimitNotApplied, match=r"limit cpuCores cannot be applied: this kernel has no cpuset\.cpus"):
+        with pytest.raises(LimitNotApplied, match=r"limit cpuCores cannot be applied: this node has no cpuset\.cpus"):
             driver.create("cores", Limits(cpu_cores=(core,)), ())
         return
     job = driver.create("cores", Limits(cpu_cores=(core,)), ())
@@ -277,7 +278,7 @@ def test_a_new_driver_adopts_what_runs(driver: CgroupDriver, parent: str, proces
     assert (adopted.init_fds, adopted.payload_fds, adopted.oom_event_fd) == ((), (), None)
     assert adopted.read_back() == limits
     assert b"oom_kill 0\n" in os.pread(adopted.oom_counter_fd, 4096, 0)
-    assert adopted.usage().cpu_user_seconds > 0
+    assert cpu_seconds(adopted) > 0
     adopted.kill()
     assert process.wait(timeout=DEADLINE_SECONDS) == -signal.SIGKILL
     adopted.remove()

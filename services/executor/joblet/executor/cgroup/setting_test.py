@@ -31,7 +31,7 @@ def test_memory_is_rounded_down_to_pages(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_refusal(tmp_path: Path) -> None:
-    with pytest.raises(LimitNotApplied, match=r"limit maxCPU cannot be applied: this kernel has no cpu\.max"):
+    with pytest.raises(LimitNotApplied, match=r"limit maxCPU cannot be applied: this node has no cpu\.max"):
         setting.apply_number("cpu_percent", str(tmp_path / "cpu.max"), 1)
     with pytest.raises(LimitNotApplied, match="/dev/full refuses '1': no space left on device"):
         setting.apply_number("cpu_percent", "/dev/full", 1)

@@ -5,6 +5,10 @@ none of them: v1 has no rule that inner nodes hold no processes, every directory
 of the log among it) stays out of the job's account and limits. The cpuset hierarchy is joined only when cores were
 asked for. Processes join through `tasks`, each for itself: a write to cgroup.procs waits for an RCU grace period.
 
+Directories are not reused. A removed memory cgroup lives on in the kernel (17 KB) only while page cache of a disk is
+charged to it, until reclaim or until the files go; what a job writes to its tmpfs does not stay. Reuse would have to
+empty that cache first, or the next job's peak would contain it: 1.5 ms against 0.4 ms saved.
+
 Sources: Documentation/admin-guide/cgroup-v1 (memory, cpusets, cpuacct, blkio-controller, pids), scheduler/sched-bwc.
 """
 
@@ -14,7 +18,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from joblet.common.units import format_cpu_list, parse_cpu_list
+from joblet.common.units import parse_cpu_list
 from joblet.executor.cgroup import files, job, leaf, setting
 from joblet.executor.cgroup.devices import is_stacked
 from joblet.executor.cgroup.driver import CgroupError, CgroupUsage, Device, LimitNotApplied
@@ -206,9 +210,7 @@ def _limit_memory(directory: str, limit_bytes: int) -> None:
 def _limit_cores(directory: str | None, cores: tuple[int, ...]) -> None:
     if directory is None:
         raise LimitNotApplied("cpu_cores", "the cpuset controller is not mounted")
-    setting.apply(
-        "cpu_cores", f"{directory}/cpuset.cpus", format_cpu_list(cores), lambda answer: parse_cpu_list(answer) == cores
-    )
+    setting.apply_cores(f"{directory}/cpuset.cpus", cores)
 
 
 def _limit_io(directory: str, rate: int, devices: Sequence[Device]) -> None:

@@ -229,9 +229,7 @@ def _limit_memory(directory: str, limit_bytes: int) -> None:
 
 def _limit_cores(directory: str, cores: tuple[int, ...]) -> None:
     """v2 takes any list and gives what is there, so the list in effect has to be compared."""
-    setting.apply(
-        "cpu_cores", f"{directory}/cpuset.cpus", format_cpu_list(cores), lambda answer: parse_cpu_list(answer) == cores
-    )
+    setting.apply_cores(f"{directory}/cpuset.cpus", cores)
     effective = files.read(f"{directory}/cpuset.cpus.effective").strip()
     if parse_cpu_list(effective) != cores:
         raise LimitNotApplied("cpu_cores", f"of the cores {format_cpu_list(cores)} the executor has only {effective}")
