@@ -16,7 +16,7 @@ import grpc
 
 from joblet.api.job_pb2 import DataChunk, GetJobLogsReq, GetJobStatusReq
 from joblet.common.errors import JobletError
-from rnx.client import Client, is_unavailable
+from rnx.client import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Client, is_unavailable
 
 RESUME_SECONDS = 30.0  # without a byte or a connection for so long, following ends with the error
 
@@ -32,25 +32,28 @@ def follow(client: Client, job_id: str, write: Write, say: Say, *, heading: str 
     position = 0
     if heading is not None and _exists(client, job_id):
         say(heading)
-    lost_since: float | None = None
+    deadline = 0.0  # of finding a way back; 0 while there is nothing to find
+    pause = FIRST_PAUSE_SECONDS
     while True:
-        call = client.stream(
-            lambda stub: stub.GetJobLogs, GetJobLogsReq(uuid=job_id, offset=position, noFollow=no_follow)
-        )
+        request = GetJobLogsReq(uuid=job_id, offset=position, noFollow=no_follow)
+        call = client.stream(lambda stub: stub.GetJobLogs, request)
         try:
             for chunk in call:
-                lost_since = None
+                deadline = 0.0
                 position = pass_on(chunk, position, write, say)
             return
         except grpc.RpcError as error:
             failure = error
         finally:
             call.cancel()
-        lost_since = lost_since or time.monotonic()
-        deadline = lost_since + RESUME_SECONDS
-        if not is_unavailable(failure) or time.monotonic() > deadline:
+        if not deadline:
+            deadline, pause = time.monotonic() + RESUME_SECONDS, FIRST_PAUSE_SECONDS
+            if is_unavailable(failure):
+                say(f"Connection lost; going on at byte {position} ...")
+        if not is_unavailable(failure) or time.monotonic() + pause > deadline:
             raise client.explained(failure) from failure
-        say(f"Connection lost; going on at byte {position} ...")
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         client.reconnect(deadline)
 
 

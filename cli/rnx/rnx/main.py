@@ -71,6 +71,8 @@ def main() -> None:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
+        if sys.stderr.isatty():
+            click.echo(err=True)  # the terminal shows ^C: the prompt comes on the next line
     sys.exit(code)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rnx import main
 from rnx.conftest import Gateway, Rnx, a_job
 
 PYTHONPATH = {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -54,7 +55,7 @@ def test_version(rnx: Rnx) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["jobb"], 'unknown command "jobb" (there is job, run, status, list, stop, log, local, certs, version)'),
+        (["jobb"], f'unknown command "jobb" (there is {", ".join(main.ENTRIES)})'),
         (["job", "walk"], 'unknown command "walk" (there is run, status, list, stop, log)'),
         (["run"], "Missing argument 'COMMAND'."),
         (["status"], "Missing argument 'JOB-UUID'."),

@@ -122,6 +122,7 @@ def await_ready(directory: Path) -> None:
     if chosen is not None:
         ready.wait(layout, chosen, lambda: os.getppid() == supervisor)
     _announce(layout)
+    click.echo("Ctrl+C stops the jobs and takes everything down.")
 
 
 @local.command(cls=Verb, hidden=True)
