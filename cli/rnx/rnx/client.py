@@ -67,8 +67,10 @@ class Answer(Protocol[Received]):
 class Client:
     """A connected client; leave it with `with`. Every failure is a JobletError that says what a user can do."""
 
-    def __init__(self, settings: Settings, *, request_id: str | None = None) -> None:
+    def __init__(self, settings: Settings, *, request_id: str | None = None, connect_seconds: float = 0.0) -> None:
+        """`connect_seconds`: how long to try again while nobody answers; 0 for one attempt."""
         self.settings = settings
+        self._connect_seconds = connect_seconds
         # In the server's log; what it would not take there gets another name.
         self._request_id = request_id if request_id and metadata.is_request_id(request_id) else new_job_id()
         self._credentials = credentials.read(settings)
@@ -76,7 +78,7 @@ class Client:
         self._stub = job_pb2_grpc.JobServiceStub(self._channel)
 
     def __enter__(self) -> Self:
-        self.connect()
+        self._connect_until(time.monotonic() + self._connect_seconds)
         return self
 
     def __exit__(
@@ -101,11 +103,12 @@ class Client:
 
     def reconnect(self, deadline: float) -> None:
         """A new connection, tried until `deadline` (of time.monotonic); raises what stood in the way last."""
+        self._replace_channel()
+        self._connect_until(deadline)
+
+    def _connect_until(self, deadline: float) -> None:
         pause = FIRST_PAUSE_SECONDS
         while True:
-            self._channel.close()
-            self._channel = self._open()
-            self._stub = job_pb2_grpc.JobServiceStub(self._channel)
             try:
                 return self.connect()
             except CannotConnect:
@@ -113,6 +116,13 @@ class Client:
                     raise
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            self._replace_channel()
+
+    def _replace_channel(self) -> None:
+        """A channel that failed would wait before it tries again."""
+        self._channel.close()
+        self._channel = self._open()
+        self._stub = job_pb2_grpc.JobServiceStub(self._channel)
 
     def call(self, method: "Unary[Request, Response]", request: Request) -> Response:
         """One call, never repeated."""

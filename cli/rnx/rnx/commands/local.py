@@ -100,7 +100,7 @@ def down(directory: Path) -> None:
     if done.jobs:
         click.echo(f"Stopped {len(done.jobs)} job{'s' if len(done.jobs) > 1 else ''}: {', '.join(done.jobs)}")
     if done.jobs_error:
-        click.echo(f"The jobs could not be stopped through the API ({done.jobs_error}); they were killed.")
+        click.echo(f"Jobs could not be asked to stop ({done.jobs_error}); what was running was killed.")
     if done.services:
         click.echo(f"Stopped {', '.join(done.services)}")
     for line in done.removed:
@@ -131,5 +131,5 @@ def stop_jobs(directory: Path) -> None:
     """Stop every job through the API (for the supervisor)."""
     from rnx.local import down as stopping
 
-    for job_id in stopping.stop_jobs(_layout(directory)):
+    for job_id in stopping.stop_jobs(_layout(directory), stopping.RESTART_SECONDS):
         click.echo(f"Stopped job {job_id}")

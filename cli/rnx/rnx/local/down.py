@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SUPERVISOR_SECONDS = 40.0  # it gives its services 20
 JOBS_SECONDS = 20.0
 SERVICE_SECONDS = 10.0
+RESTART_SECONDS = 10.0  # for a gateway that its supervisor starts again
 _PAUSE_SECONDS = 0.05
 
 
@@ -50,9 +51,10 @@ def stop(layout: Layout) -> Outcome:
     running = tuple(_running(layout))
     jobs: tuple[str, ...] = ()
     jobs_error = None
-    if "gateway" in running and "executor" in running:
+    supervised = _supervisor(layout) is not None
+    if running or supervised:
         try:
-            jobs = stop_jobs(layout)
+            jobs = stop_jobs(layout, RESTART_SECONDS if supervised else 0.0)
         except JobletError as error:
             jobs_error = error.message
     lock = _end_supervisor(layout)
@@ -78,8 +80,10 @@ def end_leftovers(layout: Layout) -> tuple[str, ...]:
     return tuple(found_remains.removed)
 
 
-def stop_jobs(layout: Layout) -> tuple[str, ...]:
+def stop_jobs(layout: Layout, patience_seconds: float) -> tuple[str, ...]:
     """Stops every job that has not ended; their ids, once all have. Asks again for jobs that were just starting.
+
+    A gateway that does not answer is waited for: it may be just starting again.
 
     Raises JobletError if the gateway does not answer or jobs go on running.
     """
@@ -88,7 +92,7 @@ def stop_jobs(layout: Layout) -> tuple[str, ...]:
 
     deadline = time.monotonic() + JOBS_SECONDS
     stopped: dict[str, None] = {}
-    with Client(ready.client_settings(layout)) as client:
+    with Client(ready.client_settings(layout), connect_seconds=patience_seconds) as client:
         while active := list(_active(client)):
             if time.monotonic() > deadline:
                 raise Internal(f"jobs still running after {JOBS_SECONDS:g} s: {', '.join(active)}")
@@ -120,6 +124,11 @@ def _end_supervisor(layout: Layout) -> int:
             raise Internal(f"the supervisor of {layout.directory} does not end: {asked or 'it has no pid file'}")
         time.sleep(_PAUSE_SECONDS)  # it may be just starting, or an `up` or another `down` has the lock
     return lock
+
+
+def _supervisor(layout: Layout) -> str | None:
+    found = processes.read(layout.pid_file("supervisor"))
+    return found[0] if found and processes.is_alive(found[0]) else None
 
 
 def _running(layout: Layout) -> Iterator[str]:

@@ -30,8 +30,11 @@ LOG_BYTES = 16 << 20  # a service's log is cut to one older file of this size
 CHUNK_BYTES = 1 << 16
 
 FOREGROUND, DETACHED = "foreground", "detached"
-_ASKED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-_SIGNALS = _ASKED | {signal.SIGUSR1, signal.SIGCHLD}
+
+
+def _signals() -> set[signal.Signals]:
+    """Those it waits for. Not a constant: Windows, where rnx has to be imported, does not have them all."""
+    return {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD}
 
 
 class Service:
@@ -139,7 +142,7 @@ class Supervisor:
                 if not service.pid and service.due <= now:
                     service.start()
             self._look_after_logs(now)
-            received = signal.sigtimedwait(_SIGNALS, self._patience(now))
+            received = signal.sigtimedwait(_signals(), self._patience(now))
             if received is not None and received.si_signo != signal.SIGCHLD:
                 return received.si_signo
             self._reap()
@@ -243,7 +246,7 @@ def _spawn(command: list[str], log: str = "", *, own_session: bool = False) -> i
         actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
     # A name beside rnx or from PATH was resolved before: the command is a path.
     return os.posix_spawn(
-        command[0], command, os.environ, file_actions=actions, setsid=own_session, setsigmask=[], setsigdef=_SIGNALS
+        command[0], command, os.environ, file_actions=actions, setsid=own_session, setsigmask=[], setsigdef=_signals()
     )
 
 
@@ -263,6 +266,6 @@ def _parse(arguments: list[str]) -> Supervisor:
 def main() -> int:
     supervisor = _parse(sys.argv[1:])
     os.set_inheritable(supervisor.lock, False)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _signals())
     os.chdir("/")
     return supervisor.run()

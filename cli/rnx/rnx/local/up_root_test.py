@@ -122,6 +122,15 @@ def test_a_killed_supervisor_is_succeeded(system: System) -> None:
     assert not set(before.values()) & set(after.values())
 
 
+def test_down_waits_for_a_gateway_that_was_just_killed(system: System) -> None:
+    system.up()
+    job_id = system.start_stubborn_job()
+    processes.send(system.identity("gateway"), signal.SIGKILL)
+    done = system.local("down")
+    assert done.returncode == 0, done.stderr
+    assert f"Stopped 1 job: {job_id}" in done.stdout
+
+
 def test_down_after_everything_was_killed_ends_the_jobs(system: System) -> None:
     system.up()
     job_id = system.start_stubborn_job()
