@@ -86,8 +86,27 @@ def test_jobs_that_end_while_nobody_watches(node: NodeProcesses, tmp_path: Path)
     node.start_executor()
     *_, last = asyncio.run(events_until_end(node, job))
     assert (last.ended.status, last.ended.exit_code, last.ended.reason) == ("FAILED", 5, "exit")
-    assert last.ended.usage.cpuSystemSeconds > 0
+    assert last.ended.usage.cpuUserSeconds + last.ended.usage.cpuSystemSeconds > 0
     assert list((tmp_path / "state/jobs").iterdir()) == []
+
+
+@pytest.mark.parametrize("program", ["sleep 1.5; exit 4", "sleep 0.1; exit 4"], ids=["alive", "ended"])
+def test_killed_between_go_and_the_news_of_it(node: NodeProcesses, tmp_path: Path, program: str) -> None:
+    """The command ran, but the journal has it parked: both events come, with what was attested."""
+    job = spec("sh", "-c", program)
+    asyncio.run(started(node, job))
+    node.executor.end(signal.SIGKILL)
+    with closing(sqlite3.connect(tmp_path / "state/journal.db")) as journal, journal:
+        journal.execute("UPDATE jobs SET state = 'INITIALIZING', started_ns = 0")
+        journal.execute("DELETE FROM events")
+        journal.execute("UPDATE counter SET last_sequence = 0")
+    if "0.1" in program:
+        wait_until(lambda: not inits_of(tmp_path / "state/journal.db"), lambda: "the job did not end")
+    node.start_executor()
+    first, last = asyncio.run(events_until_end(node, job))
+    assert (first.sequence, first.started.attestation.facts["Seccomp"]) == (1, "2")
+    assert (last.sequence, last.ended.exit_code, last.ended.reason) == (2, 4, "exit")
+    assert 0 < last.ended.started_ns < last.ended.ended_ns
 
 
 def test_an_adopted_job_can_be_stopped(node: NodeProcesses) -> None:
@@ -203,6 +222,23 @@ def test_killed_at_random_moments_of_launches(node: NodeProcesses, tmp_path: Pat
             assert kinds in ([], ["started", "ended"]), kinds
             if kinds:
                 assert asyncio.run(node.output(job.job_id)) == b"x\n"
+
+
+def test_an_init_that_does_not_react_is_killed(tmp_path: Path) -> None:
+    async def scenario(node: NodeProcesses) -> None:
+        async with node.client() as stub, Watch(stub) as watch:
+            await start(stub, job)
+            await watch.seen(job.job_id, "started")
+            (init,) = inits_of(tmp_path / "state/journal.db")
+            os.kill(init, signal.SIGSTOP)
+            outcome = await stop(stub, job.job_id)
+            assert (outcome.status, outcome.exit_code, outcome.reason) == ("STOPPED", -1, "stopped")
+            assert outcome.message == "killed, it did not end in time"
+        assert await node.output(job.job_id) == b""
+
+    job = spec("sleep", "1000")
+    with node_processes(tmp_path, joblet="  cleanupTimeout: 300ms\n") as node:
+        asyncio.run(scenario(node))
 
 
 def test_a_restarted_logstore_is_waited_for(node: NodeProcesses) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,8 @@ import grpc
 import pytest
 
 from joblet.api.internal import executor_pb2
+from joblet.executor import syscalls
+from joblet.executor.launch import LANDLOCK_SCOPES
 from joblet.executor.testing_node import (
     MIB,
     NodeProcesses,
@@ -144,6 +147,24 @@ def test_attestation_and_what_is_not_isolated_arrive_with_the_start(node: NodePr
             await watch.end(job.job_id)
 
     asyncio.run(scenario())
+
+
+def test_what_the_hosts_network_gives_and_what_not(node: NodeProcesses) -> None:
+    """As `not_isolated` says: listeners on loopback can be reached, abstract unix sockets cannot, given Landlock."""
+    program = (
+        "import socket, sys\n"
+        "socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n"
+        "try: socket.socket(socket.AF_UNIX).connect('\\0' + sys.argv[2])\n"
+        "except PermissionError: print('refused')\n"
+    )
+    name = f"jbtest-{node.executor.pid}"
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind(f"\0{name}")
+        abstract.listen()
+        job = spec("python3", "-c", program, str(tcp.getsockname()[1]), name, network="host")
+        outcome, output = ran(node, job)
+    assert outcome.status == "COMPLETED", output
+    assert output == (b"refused\n" if syscalls.landlock_abi() >= LANDLOCK_SCOPES else b"")
 
 
 def test_stop(node: NodeProcesses) -> None:

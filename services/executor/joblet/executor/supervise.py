@@ -63,6 +63,7 @@ class Supervisor:
         self._output = resources.log.output
         with self._claims.descriptors:
             await self._launch(order, spec, resources, phases)
+            del order, spec, resources  # the secrets in them have done their service
             self.launching = False
             await self._end()
 
@@ -107,7 +108,7 @@ class Supervisor:
         except AttestationFailed as error:
             self._refused = Failure(Reason.ISOLATION, error.message)
         except TimeoutError:
-            self._refused = Failure(Reason.LAUNCH, f"job could not be started within {LAUNCH_SECONDS:.0f} s")
+            self._refused = Failure(Reason.LAUNCH, f"job could not be started within {LAUNCH_SECONDS:g} s")
         except (OSError, sqlite3.Error, JobletError) as error:
             self._refused = Failure(Reason.LAUNCH, f"job could not be started: {error}")
         else:
