@@ -24,7 +24,7 @@ from joblet.common.units import NS_PER_SECOND
 from joblet.gateway import reconcile
 from joblet.gateway.changes import Changes
 from joblet.gateway.launch import Launches
-from joblet.gateway.link import Link
+from joblet.gateway.link import UNANSWERED, Link
 from joblet.gateway.metrics import Metrics
 from joblet.gateway.store import events as event_queries
 from joblet.gateway.store import jobs as job_queries
@@ -37,6 +37,7 @@ LIST_SECONDS = 10.0
 FORGET_SECONDS = 10.0
 STOP_SECONDS = 30.0
 RECONNECT_SECONDS = (0.05, 2.0)  # first and longest pause between two sessions
+STEADY_SECONDS = 5.0  # a session that lasted this long is no part of the failures before it
 RETRY_SECONDS = 0.5  # before StartJob is sent again on a connection that works
 FORGET_RETRY_SECONDS = 0.5  # the node may still be clearing up after a job
 MAX_GROUP = 256
@@ -61,8 +62,9 @@ class Follower:
         pause, longest = RECONNECT_SECONDS
         said = ""
         while True:
-            was_connected, why = await self._session(link)
-            if was_connected:
+            begun = time.monotonic()
+            why = await self._session(link)
+            if time.monotonic() - begun > STEADY_SECONDS:
                 pause, said = RECONNECT_SECONDS[0], ""
             if why != said:
                 _log.warn("node is not connected", nodeId=link.node.id, error=why)
@@ -70,15 +72,13 @@ class Follower:
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)
 
-    async def _session(self, link: Link) -> tuple[bool, str]:
-        """Whether the node was connected in the meantime, and why it is no longer."""
-        connected = False
+    async def _session(self, link: Link) -> str:
+        """Returns why the node is not connected any more."""
         link.restart.clear()
         try:
             todo = _Todo()
             after = await self._compare(link, todo)
             link.connected.set()
-            connected = True
             _log.info("node connected", nodeId=link.node.id, after=after)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._events(link, after, todo))
@@ -89,9 +89,9 @@ class Follower:
                 await link.restart.wait()
                 raise link.unavailable("it has to be compared with the store again")
         except JobletError as error:
-            return connected, error.message
+            return error.message
         except BaseExceptionGroup as group:
-            return connected, _why(group)
+            return _why(group)
         finally:
             link.connected.clear()
 
@@ -170,17 +170,14 @@ class Follower:
     async def _clear_up(self, link: Link, todo: "_Todo") -> None:
         while True:
             method, job_id = await todo.queue.get()
-            if method == "stop":
-                _log.warn("stopping a job that is over for the gateway", jobId=job_id, nodeId=link.node.id)
-                with suppress(NotFound, FailedPrecondition):  # it has ended meanwhile
-                    await link.call(link.executor.StopJob, executor_pb2.StopJobRequest(job_id=job_id), STOP_SECONDS)
-                continue
             try:
-                await link.call(link.executor.ForgetJob, executor_pb2.ForgetJobRequest(job_id=job_id), FORGET_SECONDS)
-            except NotFound:
-                _log.debug("job was forgotten before", jobId=job_id, nodeId=link.node.id)
-            except FailedPrecondition:
-                asyncio.get_running_loop().call_later(FORGET_RETRY_SECONDS, todo.forget, [job_id])
+                await (_stop(link, job_id) if method == "stop" else _forget(link, job_id, todo))
+            except JobletError as error:
+                if error.code in UNANSWERED:
+                    raise
+                _log.warn(
+                    "node does not clear up", jobId=job_id, nodeId=link.node.id, wanted=method, error=error.message
+                )
 
 
 class _Todo:
@@ -196,6 +193,21 @@ class _Todo:
     def forget(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
             self.queue.put_nowait(("forget", job_id))
+
+
+async def _stop(link: Link, job_id: str) -> None:
+    _log.warn("stopping a job that is over for the gateway", jobId=job_id, nodeId=link.node.id)
+    with suppress(NotFound, FailedPrecondition):  # it has ended meanwhile
+        await link.call(link.executor.StopJob, executor_pb2.StopJobRequest(job_id=job_id), STOP_SECONDS)
+
+
+async def _forget(link: Link, job_id: str, todo: _Todo) -> None:
+    try:
+        await link.call(link.executor.ForgetJob, executor_pb2.ForgetJobRequest(job_id=job_id), FORGET_SECONDS)
+    except NotFound:
+        _log.debug("job was forgotten before", jobId=job_id, nodeId=link.node.id)
+    except FailedPrecondition:
+        asyncio.get_running_loop().call_later(FORGET_RETRY_SECONDS, todo.forget, [job_id])
 
 
 async def _read_events(link: Link, after: int, waiting: asyncio.Queue[Event]) -> None:

@@ -23,6 +23,7 @@ from joblet.common.states import JobState, Reason
 from joblet.gateway import spec, views
 from joblet.gateway.changes import Changes
 from joblet.gateway.launch import Launches
+from joblet.gateway.link import Link
 from joblet.gateway.metrics import Metrics
 from joblet.gateway.nodes import Nodes
 from joblet.gateway.spec import Submission
@@ -71,7 +72,7 @@ class Jobs:
         """Answers when the job is durable. Raises what validation, the nodes, the limits or the node's refusal say."""
         submission = spec.prepare(request, self._config.joblet)
         try:
-            return await self._run(submission)
+            link, job = await self._accept(submission)
         except (job_queries.RequestTaken, Unavailable, ResourceExhausted, NotFound) as error:
             known = await self._known(submission)
             if known is not None:
@@ -79,8 +80,11 @@ class Jobs:
             if isinstance(error, JobletError):
                 raise
             raise Internal("a job id was given out twice") from error
+        await self._launches.start(link, job, submission.secrets, submission.contents)
+        return views.status(job)
 
-    async def _run(self, submission: Submission) -> job_pb2.GetJobStatusRes:
+    async def _accept(self, submission: Submission) -> tuple[Link, Job]:
+        """Places the job and makes it durable."""
         link = await self._nodes.pick(submission.node_id)
         submission = spec.fit(submission, link.node)
         begun = time.perf_counter()
@@ -92,8 +96,7 @@ class Jobs:
         )
         self._metrics.store_seconds.observe(time.perf_counter() - begun)
         _log.info("job accepted", jobId=job.id, nodeId=job.node_id, command=job.command)
-        await self._launches.start(link, job, submission.secrets, submission.contents)
-        return views.status(job)
+        return link, job
 
     async def _known(self, submission: Submission) -> Job | None:
         """The job that an earlier attempt with this request id made."""

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from joblet.api import job_pb2
 from joblet.common import metrics
-from joblet.common.errors import Internal, InvalidArgument
+from joblet.common.errors import Internal, InvalidArgument, JobletError, ResourceExhausted
 from joblet.common.states import JobState
 from joblet.gateway import jobs, nodes
 from joblet.gateway.server import services
@@ -94,15 +94,16 @@ def test_what_is_wrong_is_said_and_nothing_is_stored(tmp_path: Path) -> None:
     ("refusal", "code", "reason"),
     [
         (Internal("cgroup setup failed: permission denied"), "INTERNAL", "launch-failed"),
+        (ResourceExhausted("no uid range is free"), "RESOURCE_EXHAUSTED", "launch-failed"),
         (InvalidArgument("cpuCores: no CPU 9", field="cpuCores"), "INVALID_ARGUMENT", "limit-not-applied"),
     ],
 )
-def test_a_node_that_refuses(tmp_path: Path, refusal: Internal, code: str, reason: str) -> None:
+def test_a_node_that_refuses(tmp_path: Path, refusal: JobletError, code: str, reason: str) -> None:
     async def scenario() -> None:
         async with world(tmp_path) as it:
             it.node.refuse = refusal
             client = await it.client()
-            assert await failure(client.RunJob(run_request())) == (code, refusal.message)
+            assert await failure(client.RunJob(run_request(requestId="r"))) == (code, refusal.message)
             (job,) = (await client.ListJobs(job_pb2.EmptyRequest())).jobs
             assert (job.status, job.exitCode, job.reason, job.message) == ("FAILED", 125, reason, refusal.message)
             assert TIME.fullmatch(job.endTime)

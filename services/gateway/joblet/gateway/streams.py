@@ -13,10 +13,10 @@ from joblet.api import job_pb2
 from joblet.api.internal import logstore_pb2
 from joblet.common import log
 from joblet.common.errors import (
+    DeadlineExceeded,
     Internal,
     InvalidArgument,
     NotFound,
-    ResourceExhausted,
     Unavailable,
     Unimplemented,
 )
@@ -133,7 +133,8 @@ class _Copy:
             async with asyncio.timeout(STALL_SECONDS):
                 await self._write(chunk)
         except TimeoutError:
-            raise ResourceExhausted(
+            _log.warn("slow client sent away", jobId=self._job.id, offset=self._offset)
+            raise DeadlineExceeded(
                 f"reader too slow: it took nothing for {STALL_SECONDS:.0f} s; read on from offset {self._offset}"
             ) from None
         self._offset = end
