@@ -29,7 +29,7 @@ from joblet.api import job_pb2, job_pb2_grpc
 
 CLIENTS = (1, 8, 64)
 STORED = (1_000, 10_000)
-Ask = Callable[[job_pb2_grpc.JobServiceAsyncStub], Awaitable[object]]
+Ask = Callable[["job_pb2_grpc.JobServiceAsyncStub"], Awaitable[object]]
 
 
 def main() -> None:
