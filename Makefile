@@ -56,8 +56,12 @@ package: setup  ## dist/*.pex: one per service and one for rnx
 	@tools/pants package ::
 	@ls -l dist/*.pex
 
-bench: setup  ## benchmarks, each against a peer run side by side
-	@PYTHONPATH=tests/e2e $(PYTHON) bench/launch.py
+BENCHMARKS := launch cli rpc footprint
+bench: setup  ## benchmarks, each against a peer run side by side; bench-NAME for one of launch, cli, rpc, footprint
+	@for name in $(BENCHMARKS); do $(MAKE) "bench-$$name"; done
+
+bench-%: setup
+	@PYTHONPATH=tests/e2e $(PYTHON) bench/$*.py
 
 clean:  ## what the commands above made, but for .venv
 	@if [ -e $(LOCAL_DIR)/run ]; then .venv/bin/rnx local down --dir $(LOCAL_DIR); fi
