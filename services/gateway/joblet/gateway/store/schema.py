@@ -5,6 +5,7 @@ which of them it should know. Ids are compared bytewise, so that a prefix is a r
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import (
@@ -65,7 +66,7 @@ class Json(TypeDecorator[Any]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else json.dumps(value, separators=(",", ":"))
+        return None if value is None else _encode(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return _decode(value)
@@ -84,7 +85,7 @@ class Uploads(Json):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return json.dumps([[u.path, u.mode, u.size, u.is_directory] for u in value], separators=(",", ":"))
+        return _encode([[u.path, u.mode, u.size, u.is_directory] for u in value])
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return tuple(Upload(*fields) for fields in _decode(value) or ())
@@ -94,7 +95,7 @@ class UsageJson(Json):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else json.dumps({name: getattr(value, name) for name in Usage.__slots__})
+        return None if value is None else _encode({name: getattr(value, name) for name in Usage.__slots__})
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return None if value is None else Usage(**json.loads(value))
@@ -104,10 +105,19 @@ class AttestationJson(Json):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else json.dumps({"time_ns": value.time_ns, "facts": dict(value.facts)})
+        return None if value is None else _encode({"time_ns": value.time_ns, "facts": dict(value.facts)})
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return None if value is None else Attestation(**json.loads(value))
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))  # json.dumps makes a new one at every call
+
+
+def _encode(value: Any) -> str:
+    if not value:
+        return "{}" if isinstance(value, Mapping) else "[]"
+    return _ENCODER.encode(value)
 
 
 _STATES = {state.value: state for state in JobState}
