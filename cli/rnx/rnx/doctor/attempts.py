@@ -119,7 +119,8 @@ def _write(path: str, text: str) -> None:
 def _child(work: Work, report: int) -> None:
     # Whatever happens, the child must never return into the parent's code.
     try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        for ending in (signal.SIGALRM, signal.SIGINT):
+            signal.signal(ending, signal.SIG_DFL)
         signal.alarm(ATTEMPT_SECONDS)
         os.write(report, work().encode()[:_MESSAGE_BYTES])
     except OSError as error:

@@ -13,24 +13,32 @@ from typing import Final
 from rnx.doctor.attempts import NO_ERRNO, Outcome
 from rnx.doctor.findings import Finding, Status, failed, ok, warning
 
-# Bit numbers of linux/capability.h; what the executor and jobinit do with each.
+# Bit numbers of linux/capability.h
 NUMBERS: Final[Mapping[str, int]] = {
-    "CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "KILL": 5, "SETGID": 6, "SETUID": 7, "NET_ADMIN": 12,
+    "CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "KILL": 5, "SETGID": 6, "SETUID": 7, "NET_ADMIN": 12, "SYS_CHROOT": 18,
     "SYS_PTRACE": 19, "SYS_ADMIN": 21, "SYS_RESOURCE": 24, "MKNOD": 27,
 }  # fmt: skip
+
+# What fails without each. Found by dropping them one by one from a whole system and running jobs.
 REQUIRED: Final[Mapping[str, str]] = {
-    "SYS_ADMIN": "namespaces, mounts",
-    "SETUID": "user id ranges of jobs",
-    "SETGID": "group id ranges of jobs",
-    "CHOWN": "files that belong to a job's user",
-    "DAC_OVERRIDE": "files of jobs, whatever their mode",
-    "FOWNER": "modes of files that belong to a job's user",
+    "SYS_ADMIN": "namespaces and mounts",
+    "SYS_CHROOT": "entering the mount namespace that jobs start from",
+    "SETUID": "the user ids of jobs",
+    "SETGID": "the group ids of jobs",
+    "DAC_OVERRIDE": "cgroups, and files that belong to jobs",
     "MKNOD": "/dev/null and its like in jobs",
     "KILL": "stopping jobs",
-    "SYS_PTRACE": "looking at a job's process before its command runs",
+    "SYS_PTRACE": "verifying the isolation of a job before its command runs",
     "NET_ADMIN": "the loopback interface of network none",
 }
-OPTIONAL: Final[Mapping[str, str]] = {"SYS_RESOURCE": "resource limits of jobs above those of the executor"}
+OPTIONAL: Final[Mapping[str, str]] = {
+    "CHOWN": "directories that belong to a job's user",
+    "FOWNER": "the modes of what belongs to a job's user",
+    "SYS_RESOURCE": "resource limits of jobs above those of the executor",
+}
+
+FILES: Final = ("DAC_OVERRIDE",)
+"""What it takes to write where root's modes do not allow it, as in the root of a cgroup hierarchy."""
 
 CHECK: Final = "privileges"
 _SECCOMP_FILTERED: Final = 2  # Seccomp: in /proc/PID/status
@@ -46,6 +54,10 @@ class Caller:
 
     def lacks(self, names: tuple[str, ...]) -> list[str]:
         return [name for name in names if name not in self.capabilities]
+
+    def cannot_tell(self, takes: tuple[str, ...]) -> bool:
+        """Whether a refusal says nothing about the machine, because `takes` are needed and not there."""
+        return self.uid != 0 or bool(self.lacks(takes))
 
     @property
     def confinement(self) -> str:
@@ -133,16 +145,16 @@ class Need:
 
 def explained(check: str, outcome: Outcome, need: Need, caller: Caller, kernel: tuple[int, int]) -> Finding:
     """The finding for an attempt that did not work."""
-    lacking = caller.lacks(need.takes)
-    if outcome.errno in _REFUSED and (lacking or caller.uid != 0):
-        return unknown(check, caller, lacking)
+    if outcome.errno in _REFUSED and caller.cannot_tell(need.takes):
+        return unknown(check, caller, need.takes)
     cause, cure = _why(outcome, need, caller, kernel)
     return Finding(check, need.status, outcome.text, f"{cause}; {need.purpose}" if need.purpose else cause, cure)
 
 
-def unknown(check: str, caller: Caller, lacking: list[str]) -> Finding:
-    """It could not be tried by this caller."""
-    without = ", ".join(f"CAP_{name}" for name in lacking) if caller.uid == 0 else f"root (user id {caller.uid})"
+def unknown(check: str, caller: Caller, takes: tuple[str, ...]) -> Finding:
+    """It could not be tried by this caller, who is not root or lacks some of `takes`."""
+    missing = ", ".join(f"CAP_{name}" for name in caller.lacks(takes))
+    without = missing if caller.uid == 0 else f"root (user id {caller.uid})"
     return warning(
         check, f"cannot be tried without {without}", cause=f"see {CHECK}", cure=f"mend {CHECK}, then look again"
     )

@@ -4,6 +4,7 @@ One finding per pair of files, which several services may share. The first thing
 follow from it. `cryptography` is imported inside: on machines without a configuration it is not needed.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from joblet.common.config import Config, TlsFiles
 from joblet.common.roles import Role
-from rnx.doctor.caller import Caller, unknown
+from rnx.doctor.caller import FILES, Caller, unknown
 from rnx.doctor.findings import Finding, failed, ok, warning
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def of_config(config: Config, now: datetime, caller: Caller) -> Iterator[Finding
     """Of every service's section, files that are the same only once."""
     users: dict[TlsFiles, list[str]] = {}
     for service in SERVICES:
-        users.setdefault(getattr(config, service).tls, []).append(service)
+        tls = getattr(config, service).tls
+        files = TlsFiles(*(Path(os.path.normpath(path)) for path in (tls.ca, tls.cert, tls.key)))
+        users.setdefault(files, []).append(service)
     for files, services in users.items():
         yield one(files, services, now, caller)
 
@@ -53,8 +56,8 @@ def one(files: TlsFiles, services: Sequence[str], now: datetime, caller: Caller)
         ends = _check_time(files, chain[0], authority, now)
         _check_role(files, chain[0], role)
     except PermissionError as error:
-        if caller.uid != 0:
-            return unknown(check, caller, [])
+        if caller.cannot_tell(FILES):
+            return unknown(check, caller, FILES)
         return failed(check, f"{error.filename}: permission denied", cause="the file is protected", cure=_look(files))
     except Gap as gap:
         return failed(check, gap.found, cause=gap.cause, cure=_cure(files))

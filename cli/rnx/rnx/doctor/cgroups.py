@@ -6,13 +6,14 @@ own below its. Nothing else is written.
 
 import errno
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from rnx.doctor import hierarchies
 from rnx.doctor.attempts import Outcome
-from rnx.doctor.caller import Caller, unknown
+from rnx.doctor.caller import FILES, Caller, unknown
 from rnx.doctor.findings import Finding, failed, ok, warning
 from rnx.doctor.hierarchies import Hierarchies
 
@@ -26,6 +27,7 @@ _OPTIONS: Final = {
     "io": "CONFIG_BLK_DEV_THROTTLING",
 }  # fmt: skip
 _V1_FILES: Final = {"cpu": "cpu.cfs_quota_us", "io": "blkio.throttle.read_bps_device"}  # parts that can be left out
+_ENDINGS: Final = (signal.SIGINT, signal.SIGTERM)
 _LIMITS: Final = {"cpu": "CPU limits", "memory": "memory limits", "pids": "process limits", "io": "I/O limits"}
 
 
@@ -62,6 +64,9 @@ def controller(name: str, found: Hierarchies, known: str, exists: Callable[[str]
         return _missing(name, check, "the unified hierarchy has no such controller", _enable(name, known, ""))
     v1_name = _V1_NAMES.get(name, name)
     hierarchy = found.v1.get(v1_name)
+    if hierarchy is None and name in found.available:
+        text = f"{name} is in the unified hierarchy, others are in v1"
+        return _missing(name, check, text, ("jobs use either v1 or v2", UNIFIED_BOOT))
     if hierarchy is None:
         return _missing(name, check, f"{v1_name} is not mounted", _enable(name, known, v1_name))
     if name == "cpu" and _V1_USAGE not in found.v1:
@@ -129,8 +134,8 @@ def groups_of(outcomes: dict[str, Outcome], caller: Caller) -> Finding:
         where = next(iter(outcomes)) if len(outcomes) == 1 else f"{len(outcomes)} hierarchies"
         return ok(check, f"made and removed in {where}")
     directory, outcome = next(iter(refused.items()))
-    if outcome.errno in (errno.EACCES, errno.EPERM) and caller.uid != 0:
-        return unknown(check, caller, [])
+    if outcome.errno in (errno.EACCES, errno.EPERM) and caller.cannot_tell(FILES):
+        return unknown(check, caller, FILES)
     causes = {
         errno.EROFS: ("it is mounted read-only, as in containers", "start with `docker run --privileged`"),
         errno.EAGAIN: (
@@ -154,11 +159,14 @@ def groups_of(outcomes: dict[str, Outcome], caller: Caller) -> Finding:
 def make_and_remove(directory: Path) -> Outcome:
     """A group of our own, which is empty and so always removable."""
     trial = directory / f"joblet-doctor-{os.getpid()}"
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)  # nobody may end us in between
     try:
         trial.mkdir()
         trial.rmdir()
     except OSError as error:
         return Outcome(error.errno or errno.EIO, (error.strerror or str(error)).lower())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return Outcome(0, str(directory))
 
 

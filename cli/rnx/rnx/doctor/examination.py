@@ -61,7 +61,7 @@ def subject(file: Path | None, directory: Path | None) -> Subject:
         cure = f"correct {wanted}"
         if directory is not None and not wanted.exists():
             cure = f"`rnx local up --dir {directory}` writes it"
-        gap = failed("configuration", f"{wanted} cannot be used", cause=error.message, cure=cure)
+        gap = failed("configuration", f"{wanted} cannot be used", cause="; ".join(error.problems), cure=cure)
         return Subject(Config(), None, gap)
 
 

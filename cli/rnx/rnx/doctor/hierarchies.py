@@ -44,7 +44,7 @@ class Hierarchies:
 
 
 def parse(mountinfo: str, membership: str, controllers: str) -> Hierarchies:
-    """/proc/self/mountinfo, /proc/self/cgroup, and cgroup.controllers at the unified mount point, "" if there is none."""
+    """Of /proc/self/mountinfo, /proc/self/cgroup and, "" if there is none, the unified cgroup.controllers."""
     paths = _membership(membership)
     v1: dict[str, Hierarchy] = {}
     for kind, root, point, options in _mounts(mountinfo):

@@ -135,7 +135,7 @@ def overlayfs(caller: Caller, release: str, filesystems: str, modules: str) -> F
     `filesystems` is /proc/filesystems, `modules` modules.dep of this kernel or "".
     """
     if "overlay" in filesystems.split():
-        need = Need(Status.WARNING, "runtimes need it", option="CONFIG_OVERLAY_FS")
+        need = Need(Status.WARNING, "runtimes need it", ("SYS_ADMIN", "DAC_OVERRIDE"), option="CONFIG_OVERLAY_FS")
         return judged("overlayfs", attempt(probes.overlayfs), need, caller, release)
     if re.search(r"/overlay\.ko\b", modules):
         return ok("overlayfs", "there as a module, which is loaded when it is first used")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rnx.doctor.caller import Caller, unknown
+from rnx.doctor.caller import FILES, Caller, unknown
 from rnx.doctor.findings import Finding, failed, ok, warning
 
 MIB: Final = 1 << 20
@@ -53,8 +53,8 @@ def directory(place: Place, caller: Caller) -> Finding:
             file.write(b"\0")
         usage = os.statvfs(existing)
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM) and caller.uid != 0:
-            return unknown(place.check, caller, [])
+        if error.errno in (errno.EACCES, errno.EPERM) and caller.cannot_tell(FILES):
+            return unknown(place.check, caller, FILES)
         return _unwritable(place, existing, where, error)
     room = Room(usage.f_bavail * usage.f_frsize, usage.f_favail if usage.f_files else None)
     return left(place, where, existing, room)
