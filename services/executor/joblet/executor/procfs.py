@@ -118,6 +118,8 @@ def _text(directory: int, name: str) -> str:
 
 def _unescaped(path: str) -> str:
     # The kernel writes blank, tab, newline and backslash as three octal digits.
+    if "\\" not in path:
+        return path
     for code in ("040", "011", "012", "134"):
         path = path.replace(f"\\{code}", chr(int(code, 8)))
     return path

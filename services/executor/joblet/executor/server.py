@@ -1,6 +1,7 @@
 """The executor's life on a prepared machine: adopt what runs, serve, register, and leave without stopping a job."""
 
 import asyncio
+import gc
 import platform
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ async def run(config: Config, prepared: Prepared, stop: asyncio.Event) -> None:
             rpc.add(SERVICE, add_ExecutorServiceServicer_to_server, servicer)
             port = await rpc.start()
             ready = await _tell_readiness(rpc, prepared.machine)
+            gc.freeze()  # what is there now stays; collections that look at it again would stall launches
             request = heartbeat(config, port)
             beats = [tasks.create_task(beat(gateway, config, request)) for gateway in own.gateways]
             _log.info("listening", address=f"{own.listen.rpartition(':')[0]}:{port}", metricsPort=probes.port)
