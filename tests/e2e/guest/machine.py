@@ -4,7 +4,7 @@
 
 The guest is one process of the host that needs neither KVM nor an image: it boots in two seconds, sees the host's root
 through an overlay (what it writes is gone afterwards), has a disk of its own under /tmp and root's full rights over a
-kernel of its own. It has one CPU, no network but loopback, no cpuset controller and no Landlock. Output streams to
+kernel of its own. It has one CPU, only IPv4 loopback, no cpuset controller and no Landlock. Output streams to
 stdout; the exit status is pytest's, 124 after the timeout, 3 when the guest died. When no argument is a path it runs
 DEFAULT. `--command` runs another command instead of pytest.
 """
