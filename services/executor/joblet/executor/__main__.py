@@ -15,7 +15,7 @@ from pathlib import Path
 from joblet.common import lifecycle
 from joblet.common.config import Config
 from joblet.common.errors import JobletError, StartError
-from joblet.executor import jobinit_path, machine
+from joblet.executor import machine
 from joblet.executor.descriptors import reserve_low_descriptors
 from joblet.executor.journal import Journal
 from joblet.executor.machine import Machine
@@ -34,18 +34,19 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
         null = reserve_low_descriptors(stack)
         state_dir = config.executor.state_dir
         _lock(state_dir, stack)
-        jobinit = jobinit_path.locate(config.executor.jobinit)
         prepared_machine = _prepare(config, stack)
         journal = stack.enter_context(closing(Journal(state_dir / "journal.db")))
         # After the forks: it imports grpc, which starts threads.
         from joblet.executor import server
 
-        await server.run(config, server.Prepared(prepared_machine, journal, jobinit, null), stop)
+        await server.run(config, server.Prepared(prepared_machine, journal, null), stop)
 
 
 def _prepare(config: Config, stack: ExitStack) -> Machine | JobletError:
     try:
         return machine.prepare(config, stack)
+    except StartError:
+        raise
     except JobletError as reason:
         return reason
 

@@ -16,7 +16,7 @@ from joblet.common.config import Config
 from joblet.common.errors import Code, Internal, JobletError, Unavailable
 from joblet.common.ids import new_job_id
 from joblet.common.states import JobState, Reason
-from joblet.executor import jobinit_path, machine, supervise
+from joblet.executor import machine, supervise
 from joblet.executor.admission import Capacity
 from joblet.executor.adopt import adopt_jobs
 from joblet.executor.cgroup.limits import Limits
@@ -74,7 +74,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             config.executor.state_dir.mkdir()
             prepared_machine = machine.prepare(config, stack)
             journal = stack.enter_context(closing(Journal(config.executor.state_dir / "journal.db")))
-            prepared = Prepared(prepared_machine, journal, jobinit_path.locate(None), null)
+            prepared = Prepared(prepared_machine, journal, null)
             yield Bench(config, prepared, prepared_machine, node)
     finally:
         if node.logstore.running:

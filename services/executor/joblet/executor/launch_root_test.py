@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from joblet.common.config import Config, ExecutorConfig, JobletConfig
-from joblet.executor import exitrecord, jobinit_path, launch, machine, procfs, syscalls
+from joblet.executor import exitrecord, launch, machine, procfs, syscalls
 from joblet.executor.attest import AttestationFailed, attest
 from joblet.executor.descriptors import reserve_low_descriptors
 from joblet.executor.exitrecord import EndReason, ExitRecord
@@ -105,7 +105,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         )
         prepared = machine.prepare(config, stack)
         node = Node(
-            jobinit=jobinit_path.locate(None), template=prepared.template, bound_paths=prepared.bound_paths,
+            jobinit=prepared.jobinit, template=prepared.template, bound_paths=prepared.bound_paths,
             host_namespaces=procfs.own_namespaces(), null=null, boot_id=procfs.boot_id(),
             cgroup_version=prepared.cgroups.version, landlock_abi=syscalls.landlock_abi(), tmp_bytes=16 << 20,
             work_bytes=16 << 20, grace_seconds=0.1,

@@ -13,7 +13,7 @@ from typing import Final
 
 from joblet.common.config import Config
 from joblet.common.errors import Internal
-from joblet.executor import procfs, rootplan, syscalls, uidranges, userns
+from joblet.executor import jobinit_path, procfs, rootplan, syscalls, uidranges, userns
 from joblet.executor.admission import Capacity
 from joblet.executor.cgroup.detect import detect
 from joblet.executor.cgroup.devices import block_devices_of
@@ -29,6 +29,7 @@ SYSTEM: Final = "Linux"
 class Machine:
     """Everything that exists once per executor."""
 
+    jobinit: Path
     cgroups: CgroupDriver
     devices: tuple[Device, ...]
     template: int
@@ -38,21 +39,23 @@ class Machine:
 
 
 def prepare(config: Config, stack: ExitStack, system: str | None = None) -> Machine:
-    """Makes the machine ready; `stack` undoes it. Raises a JobletError with the text that refused orders carry."""
+    """Makes the machine ready; `stack` undoes it. Raises a JobletError with the text that refused orders carry,
+    StartError when the executor is not complete."""
     current = platform.system() if system is None else system
     if current != SYSTEM:
         raise Internal(f"job execution requires Linux server (current: {current.lower()})")
+    jobinit = jobinit_path.locate(config.executor.jobinit)
     cgroups = detect(config.executor.cgroup_parent)
     cgroups.prepare()
     stack.callback(cgroups.close)
     try:
-        return _isolation(config, cgroups, stack)
+        return _isolation(config, jobinit, cgroups, stack)
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
         raise Internal(f"failed to create isolated environment: {reason}", hint=str(error)) from error
 
 
-def _isolation(config: Config, cgroups: CgroupDriver, stack: ExitStack) -> Machine:
+def _isolation(config: Config, jobinit: Path, cgroups: CgroupDriver, stack: ExitStack) -> Machine:
     operations = rootplan.plan(rootplan.inspect_host())
     bound_paths = rootplan.bound_paths(operations)
     template = build_template(operations, config.executor.state_dir)
@@ -60,7 +63,7 @@ def _isolation(config: Config, cgroups: CgroupDriver, stack: ExitStack) -> Machi
     syscalls.become_subreaper()
     ranges, users = _users(config, stack)
     devices = block_devices_of(Path(path) for path in bound_paths)
-    return Machine(cgroups, devices, template, bound_paths, ranges, users)
+    return Machine(jobinit, cgroups, devices, template, bound_paths, ranges, users)
 
 
 def _users(config: Config, stack: ExitStack) -> tuple[UidRanges, UserNamespacePool]:

@@ -35,6 +35,22 @@ def test_other_systems(tmp_path: Path, system: str) -> None:
     assert refusal.value.code is Code.INTERNAL
 
 
+def test_a_whole_executor_elsewhere(tmp_path: Path) -> None:
+    """Only the name of the system is another; there is no jobinit either, which nobody misses there."""
+    program = (
+        "import platform, sys; platform.system = lambda: 'Darwin';"
+        "from joblet.executor.__main__ import main; sys.exit(main())"
+    )
+    with node_processes(tmp_path, executor="  jobinit: missing\n", program=("-c", program)) as node:
+        asyncio.run(refuses(node, "job execution requires Linux server (current: darwin)"))
+
+
+def test_a_missing_jobinit_is_told_at_the_start(tmp_path: Path) -> None:
+    told = pytest.raises(AssertionError, match="jobinit is not an executable file")
+    with told, node_processes(tmp_path, executor="  jobinit: missing\n"):
+        pass
+
+
 @pytest.mark.parametrize(
     ("prefix", "text"),
     [

@@ -5,7 +5,6 @@ import gc
 import platform
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from grpc_health.v1 import health_pb2
@@ -42,7 +41,6 @@ class Prepared:
 
     machine: Machine | JobletError
     journal: Journal
-    jobinit: Path
     null: int  # /dev/null
 
 
@@ -88,7 +86,7 @@ def _executor(
 def site_of(config: Config, prepared: Prepared, machine: Machine, feed: Feed, logs: LogStore) -> Site:
     own = config.executor
     node = Node(
-        jobinit=prepared.jobinit,
+        jobinit=machine.jobinit,
         template=machine.template,
         bound_paths=machine.bound_paths,
         host_namespaces=procfs.own_namespaces(),

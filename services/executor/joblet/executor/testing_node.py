@@ -40,12 +40,15 @@ MIB = 1 << 20
 class Service:
     """One process, `python -m joblet.<name>`, that says "listening" when it is up; again on the same port."""
 
-    def __init__(self, name: str, config_path: Path, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, config_path: Path, prefix: Sequence[str] = (), program: Sequence[str] | None = None
+    ) -> None:
         self.name = name
         self.log: list[str] = []
         self.port = 0
         self.metrics_port = 0
-        self._command = [*prefix, sys.executable, "-m", f"joblet.{name}", "--config", str(config_path)]
+        program = program or ("-m", f"joblet.{name}")
+        self._command = [*prefix, sys.executable, *program, "--config", str(config_path)]
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -92,7 +95,7 @@ class Service:
 
 class NodeProcesses:
     """`joblet` and `executor` are more lines of these sections of the configuration, `prefix` is a command that
-    executes the executor, `owner` is the user that the directory and everything in it belongs to."""
+    executes the executor, `program` what Python executes instead of the module, `owner` whom the directory belongs to."""
 
     def __init__(
         self,
@@ -101,6 +104,7 @@ class NodeProcesses:
         joblet: str = "",
         executor: str = "",
         prefix: Sequence[str] = (),
+        program: Sequence[str] | None = None,
         owner: int = 0,
     ) -> None:
         self.directory = directory
@@ -109,7 +113,7 @@ class NodeProcesses:
         self._settings = {"joblet": joblet, "executor": executor}
         path = directory / "joblet-config.yml"
         self.logstore = Service("logstore", path)
-        self.executor = Service("executor", path, prefix)
+        self.executor = Service("executor", path, prefix, program)
         for entry in (directory, *directory.rglob("*")):
             os.chown(entry, owner, owner)
 
