@@ -95,7 +95,7 @@ class Service:
 
 class NodeProcesses:
     """`joblet` and `executor` are more lines of these sections of the configuration, `prefix` is a command that
-    executes the executor, `program` what Python executes instead of the module, `owner` whom the directory belongs to."""
+    executes the executor, `program` what Python executes instead of the module, `owner` is the directory's."""
 
     def __init__(
         self,
