@@ -44,6 +44,10 @@ class Supervised:
         found = processes.read(str(self.directory / f"run/{name}.pid"))
         return found[0] if found and processes.is_alive(found[0]) else None
 
+    def runs(self, name: str) -> bool:
+        """Whether its pid file is written and it has set its trap; the order of the two is open."""
+        return self.pid(name) is not None and "begins" in self.log(name)
+
     def log(self, name: str) -> str:
         path = self.directory / f"logs/{name}.log"
         return path.read_text() if path.exists() else ""
@@ -89,7 +93,7 @@ def seen(what: Callable[[], object]) -> None:
 
 def test_services_run_and_end_with_it(start: Start) -> None:
     system = start(gateway=STEADY, executor=STEADY)
-    seen(lambda: "begins" in system.log("gateway") and "begins" in system.log("executor"))
+    seen(lambda: system.runs("gateway") and system.runs("executor"))
     gateway, executor = system.pid("gateway"), system.pid("executor")
     assert gateway
     assert executor
@@ -107,14 +111,14 @@ def test_services_run_and_end_with_it(start: Start) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_asked_to_end_it_stops_the_jobs_before_and_looks_after(start: Start, number: int) -> None:
     system = start(gateway=STEADY)
-    seen(lambda: "begins" in system.log("gateway"))
+    seen(lambda: system.runs("gateway"))
     assert system.end(number)[0] == 0
     assert system.calls() == [f"local {verb} --dir {system.directory}" for verb in ("stop-jobs", "down")]
 
 
 def test_a_service_that_is_killed_comes_back_at_once(start: Start) -> None:
     system = start(gateway=STEADY, executor=STEADY)
-    seen(lambda: system.pid("gateway") and system.pid("executor"))
+    seen(lambda: system.runs("gateway") and system.runs("executor"))
     first, other = system.pid("gateway"), system.pid("executor")
     assert first
     processes.send(first, signal.SIGKILL)
@@ -134,7 +138,7 @@ def test_a_service_that_cannot_stay_is_started_ever_more_rarely(start: Start) ->
 
 def test_a_service_that_is_not_there(start: Start, tmp_path: Path) -> None:
     system = start(gateway=STEADY)
-    seen(lambda: "begins" in system.log("gateway"))
+    seen(lambda: system.runs("gateway"))
     service = supervisor.Service("x", [str(tmp_path / "absent")], str(tmp_path))
     service.start()
     assert service.pid == 0
@@ -143,7 +147,7 @@ def test_a_service_that_is_not_there(start: Start, tmp_path: Path) -> None:
 
 def test_a_service_that_ignores_sigterm_is_killed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     system = start(gateway="trap '' TERM; echo begins; while :; do sleep 0.05; done")
-    seen(lambda: "begins" in system.log("gateway"))
+    seen(lambda: system.runs("gateway"))
     gateway = system.pid("gateway")
     assert gateway
     code, out = system.end(signal.SIGUSR1)
@@ -156,7 +160,7 @@ def test_in_the_foreground_it_prints_whole_lines_with_names(start: Start) -> Non
     system = start(
         mode=supervisor.FOREGROUND, gateway=STEADY, executor="printf 'half a '; sleep 0.5; echo line; " + STEADY
     )
-    seen(lambda: "begins" in system.log("executor"))
+    seen(lambda: system.runs("executor"))
     code, out = system.end(signal.SIGINT)
     assert code == 0
     assert system.calls()[0] == f"local await-ready --dir {system.directory}"
