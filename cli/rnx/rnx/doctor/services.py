@@ -90,8 +90,8 @@ def bind(address: str) -> OSError | None:
 def holder(port: int, config: Path | None) -> Holder | None:
     """Who listens on the TCP port; None when that cannot be seen. `config` is the file that is examined."""
     inodes = {inode for table in ("tcp", "tcp6") for inode in listening(_text(Path("/proc/net", table)), port)}
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and inodes & set(_sockets(process)):
+    for process in Path("/proc").iterdir() if inodes else ():
+        if process.name.isdigit() and not inodes.isdisjoint(_sockets(process)):
             command = _text(process / "cmdline")
             name = _text(process / "comm").strip() or "a process that has just ended"
             return Holder(int(process.name), name, is_ours(command, config))
@@ -116,12 +116,19 @@ def is_ours(command: str, config: Path | None) -> bool:
     return any(_OURS.search(word) for word in words) or (config is not None and str(config) in named)
 
 
-def _sockets(process: Path) -> list[str]:
+def _sockets(process: Path) -> Iterator[str]:
+    """The inodes of its sockets; none when it has ended, or is another user's and we are not root."""
     try:
-        targets = [str(entry.readlink()) for entry in (process / "fd").iterdir()]
-    except OSError:  # it ended while we looked, or belongs to another user
-        return []
-    return [target[8:-1] for target in targets if target.startswith("socket:[")]
+        entries = list((process / "fd").iterdir())
+    except OSError:
+        return
+    for entry in entries:
+        try:
+            target = str(entry.readlink())
+        except OSError:  # closed meanwhile
+            continue
+        if target.startswith("socket:["):
+            yield target[8:-1]
 
 
 def _text(path: Path) -> str:
