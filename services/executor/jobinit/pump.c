@@ -71,7 +71,7 @@ void pump_index(int64_t now)
     if (now < pump_index_due())
         return;
     long result = written > last_entry_bytes ? append(INDEX_DATA) : flush();
-    next_entry_ns = now + (result < 0 ? RETRY_NS : INDEX_INTERVAL_NS);
+    next_entry_ns = clock_ns(CLOCK_MONOTONIC) + (result < 0 ? RETRY_NS : INDEX_INTERVAL_NS);
 }
 
 long pump_index_end(void)

@@ -109,6 +109,8 @@ class Job:
         self.pidfd = -1
         self.command = -1
         self.outer = -1
+        self.init_cpu_seconds = 0.0
+        """Of init itself, known after its end."""
         self._stack = ExitStack()
         directory.mkdir(exist_ok=True)
         self.cgroup: JobCgroup = node.cgroups.create(directory.name, limits, [])
@@ -198,9 +200,14 @@ class Job:
     def wait_end(self, seconds: float = DEADLINE_SECONDS) -> int:
         """init's exit status."""
         assert readable(self.pidfd, seconds), "init did not end"
-        ended = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        ended = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOWAIT)
         assert ended is not None
         assert ended.si_code == os.CLD_EXITED, ended
+        _, _, usage = os.wait4(ended.si_pid, 0)
+        record = exitrecord.read(self.directory)
+        self.init_cpu_seconds = (
+            usage.ru_utime + usage.ru_stime - ((record.user_us + record.system_us) / 1e6 if record else 0)
+        )
         return ended.si_status
 
     def end(self, seconds: float = DEADLINE_SECONDS) -> Ended:
