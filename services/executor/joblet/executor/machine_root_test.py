@@ -51,18 +51,31 @@ def test_a_missing_jobinit_is_told_at_the_start(tmp_path: Path) -> None:
         pass
 
 
+# Imports first: the other user need not be able to read the checkout.
+AS_OTHER_USER = f"""
+import os, sys
+import joblet.executor.server
+from joblet.executor.__main__ import main
+os.setgroups([])
+os.setresgid({OTHER_USER}, {OTHER_USER}, {OTHER_USER})
+os.setresuid({OTHER_USER}, {OTHER_USER}, {OTHER_USER})
+sys.exit(main())
+"""
+EXECUTOR = ("-m", "joblet.executor")
+
+
 @pytest.mark.parametrize(
-    ("prefix", "text"),
+    ("prefix", "program", "text"),
     [
-        (["setpriv", f"--reuid={OTHER_USER}", f"--regid={OTHER_USER}", "--clear-groups"], NO_CGROUPS),
-        (["setpriv", "--bounding-set=-sys_admin"], NO_NAMESPACES),
+        ((), ("-c", AS_OTHER_USER), NO_CGROUPS),
+        (("setpriv", "--bounding-set=-sys_admin"), EXECUTOR, NO_NAMESPACES),
     ],
     ids=["another user", "no CAP_SYS_ADMIN"],
 )
-def test_without_the_privileges_it_needs(prefix: Sequence[str], text: str) -> None:
+def test_without_the_privileges_it_needs(prefix: Sequence[str], program: Sequence[str], text: str) -> None:
     with (
         TemporaryDirectory(prefix="jbtest") as name,
-        node_processes(Path(name), prefix=prefix, owner=OTHER_USER) as node,
+        node_processes(Path(name), prefix=prefix, program=program, owner=OTHER_USER) as node,
     ):
         asyncio.run(refuses(node, text))
         with pytest.raises(HTTPError) as unready:
