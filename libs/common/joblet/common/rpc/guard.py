@@ -19,10 +19,11 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from prometheus_client import Counter, Histogram
 
 from joblet.common import log, metadata
-from joblet.common.errors import Internal, JobletError, Unimplemented
+from joblet.common.errors import Internal, InvalidArgument, JobletError, Unimplemented
 from joblet.common.roles import Identity
 from joblet.common.rpc import access, status
 
@@ -74,19 +75,21 @@ class Guard(grpc.aio.ServerInterceptor):
 
         async def unary(request: Any, context: Context) -> Any:
             async with self._call(method, handler, context):
+                _check_decoded(request)
                 answer = behaviour(request, context)
                 return await answer if inspect.isawaitable(answer) else answer
 
         make = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         )
-        return make(unary, handler.request_deserializer, handler.response_serializer)
+        return make(unary, _decoder(handler), handler.response_serializer)
 
     def _guard_stream(self, method: str, handler: Handler) -> Handler:
         behaviour: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
         async def stream(request: Any, context: Context) -> None:
             async with self._call(method, handler, context):
+                _check_decoded(request)
                 answers = behaviour(request, context)
                 if inspect.isawaitable(answers):  # a handler that calls context.write itself
                     await answers
@@ -98,7 +101,7 @@ class Guard(grpc.aio.ServerInterceptor):
         make = (
             grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
         )
-        return make(stream, handler.request_deserializer, handler.response_serializer)
+        return make(stream, _decoder(handler), handler.response_serializer)
 
     @asynccontextmanager
     async def _call(self, method: str, handler: Handler, context: Context) -> AsyncIterator[None]:
@@ -157,9 +160,32 @@ async def _drain(context: Context) -> None:
         return  # it writes on, or the stream cannot be read any more: the answer goes out all the same
 
 
+def _decoder(handler: Handler) -> Callable[[bytes], Any] | None:
+    """The handler's own, which gives the DecodeError in place of the one request of a call that is no message: raised
+    there, grpc would answer UNKNOWN in Python's words, before any role was checked. In streams the reader raises it."""
+    decode: Callable[[bytes], Any] | None = handler.request_deserializer
+    if decode is None or handler.request_streaming:
+        return decode
+
+    def guarded(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except DecodeError as error:
+            return error
+
+    return guarded
+
+
+def _check_decoded(request: object) -> None:
+    if isinstance(request, DecodeError):
+        raise request
+
+
 def _named(method: str, error: Exception) -> JobletError:
     if isinstance(error, JobletError):
         return error
+    if isinstance(error, DecodeError):
+        return InvalidArgument(f"the bytes sent are no request of {method.rpartition('/')[2]}")
     if isinstance(error, NotImplementedError):  # what the generated base class of a servicer raises
         return Unimplemented(f"method {method.rpartition('/')[2]}")
     _log.exception("rpc failed", method=method)

@@ -58,6 +58,25 @@ def calls(name: str, code: str) -> float:
     return REGISTRY.get_sample_value("joblet_rpc_total", labels) or 0.0
 
 
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
+def test_bytes_that_are_no_message_are_the_callers_fault(tmp_path: Path, kind: str) -> None:
+    name = dict(zip(("unary_unary", "unary_stream", "stream_unary", "stream_stream"), METHODS, strict=True))[kind]
+    garbage = b"\xff" * 16
+
+    async def main() -> grpc.aio.AioRpcError:
+        async with serving(tmp_path) as serve, serve.channel() as channel:
+            call: Any = getattr(channel, kind)(f"/jbtest.Echo/{name}")
+            answer = call(iter([garbage]) if kind.startswith("stream") else garbage, timeout=10)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await (answer.read() if kind.endswith("stream") else answer)
+            return caught.value
+
+    error = asyncio.run(main())
+    assert (error.code(), error.details()) == (
+        grpc.StatusCode.INVALID_ARGUMENT, f"the bytes sent are no request of {name}"
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_named_error_becomes_its_status(tmp_path: Path, name: str) -> None:
     before = calls(name, "NOT_FOUND")
