@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from joblet.common.errors import InvalidArgument, ResourceExhausted
+from joblet.common.units import MIB, format_cpu_list
 from joblet.executor.cgroup.limits import Limits
 
 _PAGE_BYTES: Final = 4096
@@ -22,9 +23,11 @@ class Capacity:
 
 def admit(limits: Limits, capacity: Capacity, running_jobs: int) -> None:
     """Raises InvalidArgument for a limit the node can never give, ResourceExhausted when it is full now."""
-    for field, fits in _fits(limits, capacity).items():
+    for field, (fits, has) in _fits(limits, capacity).items():
         if not fits:
-            raise InvalidArgument(f"job creation failed: {field} exceeds system limits", field=field)
+            raise InvalidArgument(
+                f"job creation failed: {field} exceeds system limits", field=field, hint=f"this node has {has}"
+            )
     if running_jobs >= capacity.max_concurrent_jobs:
         raise ResourceExhausted(
             f"this node runs {running_jobs} jobs already, the most it may (maxConcurrentJobs)",
@@ -32,13 +35,15 @@ def admit(limits: Limits, capacity: Capacity, running_jobs: int) -> None:
         )
 
 
-def _fits(limits: Limits, capacity: Capacity) -> Mapping[str, bool]:
+def _fits(limits: Limits, capacity: Capacity) -> Mapping[str, tuple[bool, str]]:
+    """By field: whether there is as much as asked for, and how much there is."""
     cores = frozenset(limits.cpu_cores or ())
+    cpu_percent, memory_mb = 100 * len(capacity.cores), capacity.memory_bytes // MIB
     return {
-        "maxCPU": limits.cpu_percent <= 100 * len(capacity.cores),
-        "cpuCores": cores <= capacity.cores,
-        "maxMemory": limits.memory_bytes <= capacity.memory_bytes,
-        "maxProcesses": limits.max_processes <= capacity.max_processes,
+        "maxCPU": (limits.cpu_percent <= cpu_percent, f"{cpu_percent}, 100 for each core"),
+        "cpuCores": (cores <= capacity.cores, f"the cores {format_cpu_list(capacity.cores)}"),
+        "maxMemory": (limits.memory_bytes <= capacity.memory_bytes, f"{memory_mb} MB"),
+        "maxProcesses": (limits.max_processes <= capacity.max_processes, f"at most {capacity.max_processes} processes"),
     }
 
 

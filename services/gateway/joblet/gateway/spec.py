@@ -80,7 +80,11 @@ def timeout_seconds(wanted: int, maximum: float) -> int:
     """Whole seconds, 0 for none: `wanted`, or the configured maximum runtime, which no job may exceed."""
     limit = math.ceil(maximum)
     if limit and wanted > limit:
-        raise InvalidArgument("job creation failed: timeoutSeconds exceeds system limits", field="timeoutSeconds")
+        raise InvalidArgument(
+            "job creation failed: timeoutSeconds exceeds system limits",
+            field="timeoutSeconds",
+            hint=f"at most {limit} s (jobTimeout)",
+        )
     return wanted or limit
 
 
@@ -102,9 +106,17 @@ def fit(submission: Submission, node: Node) -> Submission:
     """
     memory_mb, cpu_percent = node.memory_bytes // MIB, node.cpu_cores * 100
     if submission.memory_mb > memory_mb:
-        raise InvalidArgument("job creation failed: maxMemory exceeds system limits", field="maxMemory")
+        raise InvalidArgument(
+            "job creation failed: maxMemory exceeds system limits",
+            field="maxMemory",
+            hint=f"this node has {memory_mb} MB",
+        )
     if submission.cpu_percent > cpu_percent:
-        raise InvalidArgument("job creation failed: maxCPU exceeds system limits", field="maxCPU")
+        raise InvalidArgument(
+            "job creation failed: maxCPU exceeds system limits",
+            field="maxCPU",
+            hint=f"this node has {cpu_percent}, 100 for each core",
+        )
     if submission.memory_mb and submission.cpu_percent:
         return submission
     return replace(

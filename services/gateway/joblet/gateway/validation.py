@@ -48,6 +48,7 @@ LATER: Final[Mapping[str, str]] = {
 }
 
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*", re.ASCII)
+_ENVIRONMENT_HINT = 'letters, digits, "_", "." and "-", beginning with a letter or "_"'
 _REQUEST_ID = re.compile(rf"[!-~]{{1,{MAX_REQUEST_ID_BYTES}}}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -111,7 +112,9 @@ def _check_environment(environment: Mapping[str, str], field: str) -> None:
     """The values are never part of a message: they may be secret."""
     for name, value in environment.items():
         if not _ENVIRONMENT_NAME.fullmatch(name):
-            raise InvalidArgument(f"invalid {field}: {_quoted(name)} is not a name of a variable", field=field)
+            raise InvalidArgument(
+                f"invalid {field}: {_quoted(name)} is not a name of a variable", field=field, hint=_ENVIRONMENT_HINT
+            )
         if "\0" in value:
             raise InvalidArgument(f"invalid {field}: the value of {name} contains NUL", field=field)
         if len(name) + 1 + len(value.encode()) > MAX_STRING_BYTES:
