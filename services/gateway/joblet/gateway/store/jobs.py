@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from joblet.common.errors import JobNotFound, ResourceExhausted
-from joblet.common.ids import is_job_id, is_prefix
+from joblet.common.ids import MIN_PREFIX_LENGTH, is_job_id, is_prefix
 from joblet.common.states import JobState, Reason, check_transition
 from joblet.gateway.store.model import Job
 from joblet.gateway.store.schema import ACTIVE_STATES, jobs, payloads
@@ -83,7 +83,7 @@ def find(connection: Connection, wanted: str) -> Job:
             raise JobNotFound(wanted)
         return as_job(row)
     if not is_prefix(low):
-        raise JobNotFound(wanted)
+        raise JobNotFound(wanted, hint=f"an id, or at least {MIN_PREFIX_LENGTH} characters of its beginning")
     rows = connection.execute(_BY_PREFIX, {"low": low, "high": low + "g"}).all()
     if not rows:
         raise JobNotFound(wanted)
