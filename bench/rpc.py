@@ -123,6 +123,7 @@ def fill(directory: Path, wanted: int) -> None:
         for number in range(1, wanted - have + 1):
             identity = str(uuid.uuid4())
             own = {"id": identity, "sequence": newest["sequence"] + number, "request_id": identity}
+            own["listing"] = newest["listing"].replace(newest["id"].encode(), identity.encode())
             store.execute(statement, [own.get(column, newest[column]) for column in columns])
 
 

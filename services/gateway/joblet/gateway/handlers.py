@@ -24,7 +24,7 @@ Behaviour = Callable[[Any, Any], Awaitable[Any]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-RAW_ANSWERS = frozenset({"GetJobLogs"})
+RAW_ANSWERS = frozenset({"GetJobLogs", "ListJobs"})
 
 
 class JobRpcs:
@@ -43,7 +43,7 @@ class JobRpcs:
     async def StopJob(self, request: job_pb2.StopJobReq, _: Context) -> job_pb2.StopJobRes:
         return job_pb2.StopJobRes(job=await self._jobs.stop(request.uuid))
 
-    async def ListJobs(self, request: job_pb2.EmptyRequest, _: Context) -> job_pb2.Jobs:
+    async def ListJobs(self, request: job_pb2.EmptyRequest, _: Context) -> bytes:
         return await self._jobs.list(request.pageToken, request.pageSize)
 
     async def WaitJob(self, request: job_pb2.WaitJobReq, _: Context) -> job_pb2.WaitJobRes:

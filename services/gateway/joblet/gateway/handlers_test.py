@@ -35,9 +35,12 @@ def test_a_method_that_is_served_cannot_be_named_as_missing() -> None:
         handlers_of(JOBLET_SERVICE, JobRpcs, {"GetJobLogs": "logs"})
 
 
-def test_only_logs_are_passed_on_undecoded() -> None:
+def test_logs_and_lists_are_passed_on_undecoded() -> None:
     handlers = handlers_of(JOBLET_SERVICE, JobRpcs, {})
-    assert [name for name, handler in handlers.items() if handler.response_serializer is None] == ["GetJobLogs"]
+    assert [name for name, handler in handlers.items() if handler.response_serializer is None] == [
+        "ListJobs",
+        "GetJobLogs",
+    ]
 
 
 def test_refusals_name_their_rpc() -> None:

@@ -11,7 +11,6 @@ from joblet.api import job_pb2, network_pb2, node_pb2, runtime_pb2, volume_pb2
 from joblet.api.internal import registry_pb2
 from joblet.common import log, metrics
 from joblet.common.config import Config
-from joblet.common.errors import Unavailable
 from joblet.common.rpc import RpcServer
 from joblet.common.states import JobState
 from joblet.common.yamlschema import split_address
@@ -24,7 +23,7 @@ from joblet.gateway.launch import Launches
 from joblet.gateway.metrics import JobsByState, Metrics
 from joblet.gateway.nodes import Nodes
 from joblet.gateway.store import jobs as job_queries
-from joblet.gateway.store.database import Database
+from joblet.gateway.store.database import Database, unavailable
 from joblet.gateway.streams import Logs
 from joblet.gateway.unimplemented import MISSING
 
@@ -112,4 +111,4 @@ def _count_states(database: Database) -> dict[JobState, int]:
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             return job_queries.state_counts(connection)
     except DatabaseError as error:
-        raise Unavailable(f"the gateway's store failed: {error.orig}") from error
+        raise unavailable(error.orig) from error

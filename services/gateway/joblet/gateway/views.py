@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from joblet.api import job_pb2
+from joblet.common.states import JobState
 from joblet.common.units import NS_PER_SECOND, rfc3339
 from joblet.gateway.store.model import Attestation, Job, Usage
 
@@ -71,6 +72,28 @@ def listed(job: Job) -> job_pb2.Job:
         message=job.message,
         labels=job.labels,
     )
+
+
+def entry(job: Job) -> bytes:
+    """One job as a `Jobs` message of its own. Such messages behind one another are one message with all their jobs:
+    so protocol buffers define merging, and ListJobs need not build anything."""
+    return job_pb2.Jobs(jobs=[listed(job)]).SerializeToString()
+
+
+def restated(
+    old: bytes, state: JobState, reason: str, message: str, exit_code: int, *, started_ns: int, ended_ns: int
+) -> bytes:
+    """An entry after a change of state; `started_ns` 0 leaves the time that it shows."""
+    page = job_pb2.Jobs.FromString(old)
+    job = page.jobs[0]
+    job.status = state.value
+    job.reason = reason
+    job.message = message
+    job.exitCode = exit_code
+    job.endTime = rfc3339(ended_ns)
+    if started_ns:
+        job.startTime = rfc3339(started_ns)
+    return page.SerializeToString()
 
 
 def masked(names: Iterable[str]) -> dict[str, str]:

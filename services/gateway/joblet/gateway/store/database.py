@@ -9,7 +9,9 @@ Durable means here: survives `kill -9` of the gateway (WAL, synchronous=NORMAL: 
 loss of power the last commits may be missing, the database is whole.
 """
 
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -38,7 +40,8 @@ class Database:
         self._path.touch(mode=0o600)
         self.engine = _engine(parsed)
         migrations.upgrade(self.engine, url)
-        self._writer = self.engine.connect()
+        # Neither begins transactions of its own: `write` does, and reads need none.
+        self._writer = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._reader = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
     async def read(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -46,15 +49,17 @@ class Database:
         try:
             return query(self._reader, *args, **kwargs)
         except DatabaseError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error.orig) from error
 
     async def write(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """One transaction: all of it is durable when this returns, none of it when it raises."""
         try:
-            with self._writer.begin():
+            with _transaction(self._writer):
                 return query(self._writer, *args, **kwargs)
         except DatabaseError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error.orig) from error
+        except sqlite3.DatabaseError as error:
+            raise unavailable(error) from error
 
     def close(self) -> None:
         self._reader.close()
@@ -102,6 +107,19 @@ def _begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _unavailable(error: DatabaseError) -> Unavailable:
+@contextmanager
+def _transaction(connection: Connection) -> Iterator[None]:
+    """SQLAlchemy's own costs more than the statements of a job. Takes the write lock at once, as `_begin` does."""
+    driver = connection.connection
+    driver.cursor().execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        driver.commit()
+    except BaseException:
+        driver.rollback()
+        raise
+
+
+def unavailable(error: BaseException | None) -> Unavailable:
     """Without the statement and its parameters: those belong to users."""
-    return Unavailable(f"the gateway's store failed: {error.orig}")
+    return Unavailable(f"the gateway's store failed: {error}")

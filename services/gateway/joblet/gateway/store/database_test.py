@@ -19,7 +19,8 @@ from joblet.common.states import JobState
 from joblet.gateway.store import jobs as queries
 from joblet.gateway.store.database import Database
 from joblet.gateway.store.schema import metadata
-from joblet.gateway.store.testing import job_values
+from joblet.gateway.store.statement import Statement
+from joblet.gateway.store.testing import check_listings, job_values
 
 TIMEOUT_SECONDS = 60.0
 
@@ -35,7 +36,7 @@ asyncio.run(database.write(queries.insert_job, job_values("committed"), [b"conte
 def half(connection):
     queries.insert_job(connection, job_values("half"), [b"content"], 100)
     for number in range(5000):  # more than SQLite's page cache holds: parts of it are in the files by now
-        connection.execute(queries._INSERT_PAYLOAD, {"job_id": "half", "number": number + 1, "content": bytes(4096)})
+        queries._INSERT_PAYLOAD.run(connection, {"job_id": "half", "number": number + 1, "content": bytes(4096)})
     print("in the middle", flush=True)
     sys.stdin.read()
 
@@ -58,6 +59,25 @@ def test_migrations_make_the_schema(url: str, database: Database) -> None:
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
+
+
+def test_listings_are_made_for_the_jobs_there_are(url: str, database: Database) -> None:
+    asyncio.run(
+        database.write(
+            queries.insert_job,
+            job_values(
+                "a", args=("x",), environment={"A": "1"}, secret_names=("T",), labels={"k": "v"}, ended_ns=10**9
+            ),
+            [],
+            100,
+        )
+    )
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE jobs DROP COLUMN listing"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    with Database(url) as upgraded:
+        asyncio.run(upgraded.read(check_listings))
+        assert len(asyncio.run(upgraded.read(queries.listings, 0, 10))) == 1
 
 
 def test_opening_again_changes_nothing(url: str) -> None:
@@ -105,14 +125,15 @@ def test_only_the_owner_can_read_it(tmp_path: Path, database: Database) -> None:
         (queries._ACTIVE_OF, "INDEX jobs_active"),
         (queries._STATE_COUNTS, "COVERING INDEX jobs_state"),
         (queries._AFTER, "INTEGER PRIMARY KEY"),
+        (queries._LISTINGS_AFTER, "INTEGER PRIMARY KEY"),
     ],
 )
-def test_every_question_has_its_index(database: Database, statement: object, index: str) -> None:
+def test_every_question_has_its_index(database: Database, statement: Statement, index: str) -> None:
     parameters = {"job_id": "a", "low": "a", "high": "b", "wanted": "r", "node": "n", "after": 0, "count": 1}
-    compiled = statement.compile(database.engine)  # type: ignore[attr-defined]
+    sql, names = statement.text(database.engine.dialect)
     with database.engine.connect() as connection:
-        values = tuple(parameters.get(name, 11) for name in compiled.positiontup or ())
-        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", values).all()
+        values = tuple(parameters.get(name, 11) for name in names)
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values).all()
     assert any(index in str(row) for row in plan), plan
 
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from joblet.common.errors import Internal
+from joblet.common.errors import Internal, JobNotFound
 from joblet.common.states import JobState, Reason, check_transition
+from joblet.gateway import views
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store import nodes as node_queries
 from joblet.gateway.store.model import Attestation, Usage
 from joblet.gateway.store.schema import jobs
+from joblet.gateway.store.statement import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Applied:
     unknown: list[str] = field(default_factory=list)
 
 
-_RUNNING = (
+_RUNNING = Statement(
     update(jobs)
     .where(jobs.c.id == bindparam("job"))
     .values(
@@ -75,9 +77,10 @@ _RUNNING = (
         message="",
         exit_code=0,
         ended_ns=0,
+        listing=bindparam("new_listing"),
     )
 )
-_ENDED = (
+_ENDED = Statement(
     update(jobs)
     .where(jobs.c.id == bindparam("job"))
     .values(
@@ -91,15 +94,26 @@ _ENDED = (
         ended_ns=bindparam("new_ended_ns"),
         output_bytes=bindparam("new_output_bytes"),
         usage=bindparam("new_usage"),
+        listing=bindparam("new_listing"),
     )
 )
-_KNOWN = select(jobs.c.state, jobs.c.reason, jobs.c.submitted_ns, jobs.c.started_ns).where(
-    jobs.c.id == bindparam("job")
+_KNOWN = Statement(
+    select(
+        jobs.c.state, jobs.c.reason, jobs.c.submitted_ns, jobs.c.started_ns, jobs.c.acknowledged, jobs.c.listing
+    ).where(jobs.c.id == bindparam("job"))
 )
-_REVIVE = (
+_REVIVE = Statement(
     update(jobs)
     .where(jobs.c.id == bindparam("job"))
-    .values(state=bindparam("new_state"), acknowledged=True, reason="", message="", exit_code=0, ended_ns=0)
+    .values(
+        state=bindparam("new_state"),
+        acknowledged=True,
+        reason="",
+        message="",
+        exit_code=0,
+        ended_ns=0,
+        listing=bindparam("new_listing"),
+    )
 )
 
 
@@ -111,6 +125,8 @@ class _Known:
     reason: str
     submitted_ns: int
     started_ns: int
+    acknowledged: bool
+    listing: bytes
 
     @property
     def node_lost(self) -> bool:
@@ -136,13 +152,17 @@ def apply(connection: Connection, node_id: str, events: Sequence[Event]) -> Appl
 
 def revive(connection: Connection, job_id: str, state: JobState) -> None:
     """Puts a job right that was failed because its node seemed lost and that the node still has."""
-    connection.execute(_REVIVE, {"job": job_id, "new_state": state})
+    known = _KNOWN.first(connection, {"job": job_id})
+    if known is None:
+        raise JobNotFound(job_id)
+    listing = views.restated(_Known(*known).listing, state, "", "", 0, started_ns=0, ended_ns=0)
+    _REVIVE.run(connection, {"job": job_id, "new_state": state, "new_listing": listing})
 
 
 def _load(connection: Connection, events: Iterable[Event]) -> dict[str, _Known]:
     known = {}
     for job_id in {event.job_id for event in events}:
-        row = connection.execute(_KNOWN, {"job": job_id}).first()
+        row = _KNOWN.first(connection, {"job": job_id})
         if row is not None:
             known[job_id] = _Known(*row)
     return known
@@ -163,17 +183,20 @@ def _apply_started(connection: Connection, event: Event, started: Started, job: 
         return
     if job.state is not JobState.RUNNING and not job.node_lost:
         check_transition(job.state, JobState.RUNNING)
-    connection.execute(
-        _RUNNING,
+    listing = views.restated(job.listing, JobState.RUNNING, "", "", 0, started_ns=event.time_ns, ended_ns=0)
+    _RUNNING.run(
+        connection,
         {
             "job": event.job_id,
             "new_state": JobState.RUNNING,
             "new_started_ns": event.time_ns,
             "new_not_isolated": list(started.not_isolated),
             "new_attestation": started.attestation,
+            "new_listing": listing,
         },
     )
-    job.state, job.reason, job.started_ns = JobState.RUNNING, "", event.time_ns
+    _acknowledged(connection, event.job_id, job)
+    job.state, job.reason, job.started_ns, job.listing = JobState.RUNNING, "", event.time_ns, listing
     applied.changed.append(event.job_id)
     applied.started.append(event.time_ns - job.submitted_ns)
 
@@ -184,8 +207,13 @@ def _apply_ended(connection: Connection, event: Event, ended: Ended, job: _Known
         return
     if not job.node_lost:
         check_transition(job.state, ended.state)
-    connection.execute(
-        _ENDED,
+    started_ns = ended.started_ns or job.started_ns
+    listing = views.restated(
+        job.listing, ended.state, ended.reason, ended.message, ended.exit_code,
+        started_ns=started_ns, ended_ns=ended.ended_ns,
+    )  # fmt: skip
+    _ENDED.run(
+        connection,
         {
             "job": event.job_id,
             "new_state": ended.state,
@@ -193,15 +221,24 @@ def _apply_ended(connection: Connection, event: Event, ended: Ended, job: _Known
             "new_message": ended.message,
             "new_exit_code": ended.exit_code,
             "new_signal": ended.signal,
-            "new_started_ns": ended.started_ns or job.started_ns,
+            "new_started_ns": started_ns,
             "new_ended_ns": ended.ended_ns,
             "new_output_bytes": ended.output_bytes,
             "new_usage": ended.usage,
+            "new_listing": listing,
         },
     )
-    job.state, job.reason = ended.state, ended.reason
+    _acknowledged(connection, event.job_id, job)
+    job.state, job.reason, job.listing = ended.state, ended.reason, listing
     applied.changed.append(event.job_id)
     applied.ended.append(event.job_id)
+
+
+def _acknowledged(connection: Connection, job_id: str, job: _Known) -> None:
+    """An event says as much as an answer to StartJob; the statement before has stored that."""
+    if not job.acknowledged:
+        job_queries.drop_contents(connection, job_id)
+        job.acknowledged = True
 
 
 def settle(

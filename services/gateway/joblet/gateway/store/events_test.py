@@ -16,7 +16,7 @@ from joblet.gateway.store import nodes as node_queries
 from joblet.gateway.store.database import Database
 from joblet.gateway.store.events import Applied, Ended, Event, Started
 from joblet.gateway.store.model import Attestation, Job, Usage
-from joblet.gateway.store.testing import description, job_values
+from joblet.gateway.store.testing import check_listings, description, job_values
 
 STARTED = Started(("network: host",), Attestation(5, {"CapEff": "0"}))
 USAGE = Usage(0.1, 0.2, 3, 4, 5, 0.6, 7, 8, 9)
@@ -35,6 +35,7 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
     with Database(f"sqlite:///{tmp_path}/gateway.db") as database, database.engine.begin() as opened:
         node_queries.heartbeat(opened, description(), 1, 1)
         yield opened
+        check_listings(opened)
 
 
 def insert(connection: Connection, job_id: str, **values: Any) -> None:
@@ -113,6 +114,7 @@ def test_events_in_any_groups_give_the_same(tmp_path: Path) -> None:
                 queries.apply(connection, "n", events[position - back : position + size])
                 position += size
             results.append(job_queries.page(connection, 0, 100))
+            check_listings(connection)
     assert all(result == results[0] for result in results)
     assert all(job.state is JobState.COMPLETED for job in results[0])
 

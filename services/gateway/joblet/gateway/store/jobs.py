@@ -1,7 +1,7 @@
 """Queries on jobs: plain functions of a Connection, run by `Database.read` and `Database.write`.
 
-Statements are built once, so that SQLAlchemy compiles each of them once. A state changes only along
-`joblet.common.states`; what events of a node do to a job is in `joblet.gateway.store.events`.
+A state changes only along `joblet.common.states`, and with it the job's `listing`; what events of a node do to a job is
+in `joblet.gateway.store.events`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,40 +12,49 @@ from sqlalchemy.exc import IntegrityError
 
 from joblet.common.errors import JobNotFound, ResourceExhausted
 from joblet.common.ids import MIN_PREFIX_LENGTH, is_job_id, is_prefix
-from joblet.common.states import JobState, Reason, check_transition
+from joblet.common.states import TERMINAL, JobState, Reason, check_transition
+from joblet.gateway import views
 from joblet.gateway.store.model import Job
 from joblet.gateway.store.schema import ACTIVE_STATES, jobs, payloads
+from joblet.gateway.store.statement import Statement
 
 MAX_CANDIDATES = 10
-IDS_PER_STATEMENT = 500  # SQLite allows 32,766 parameters; short lists keep one compiled statement
 
 # Written out, not as parameters: SQLite uses a partial index only when it can see that the condition is the index's.
 ACTIVE = text("state IN (" + ", ".join(f"'{state.value}'" for state in ACTIVE_STATES) + ")")
 
-_BY_ID = select(jobs).where(jobs.c.id == bindparam("job_id"))
-_BY_REQUEST = select(jobs).where(jobs.c.request_id == bindparam("wanted"))
-_BY_PREFIX = (
-    select(jobs)
-    .where(jobs.c.id >= bindparam("low"), jobs.c.id < bindparam("high"))
+_JOB = select(*(column for column in jobs.columns if column is not jobs.c.listing))
+_BY_ID = Statement(_JOB.where(jobs.c.id == bindparam("job_id")))
+_BY_REQUEST = Statement(_JOB.where(jobs.c.request_id == bindparam("wanted")))
+_BY_PREFIX = Statement(
+    _JOB.where(jobs.c.id >= bindparam("low"), jobs.c.id < bindparam("high"))
     .order_by(jobs.c.id)
     .limit(MAX_CANDIDATES + 1)
 )
-_AFTER = select(jobs).where(jobs.c.sequence > bindparam("after")).order_by(jobs.c.sequence).limit(bindparam("count"))
-_ACTIVE_COUNT = select(func.count()).select_from(jobs).where(jobs.c.node_id == bindparam("node"), ACTIVE)
-_ACTIVE_COUNTS = select(jobs.c.node_id, func.count()).where(ACTIVE).group_by(jobs.c.node_id)
-_ACTIVE_OF = select(jobs).where(jobs.c.node_id == bindparam("node"), ACTIVE).order_by(jobs.c.sequence)
-_BY_IDS = select(jobs).where(jobs.c.id.in_(bindparam("wanted", expanding=True)))
-_STATE_COUNTS = select(jobs.c.state, func.count()).group_by(jobs.c.state)
-_INSERT = insert(jobs)
-_INSERT_PAYLOAD = insert(payloads)
-_PAYLOADS = select(payloads.c.content).where(payloads.c.job_id == bindparam("job")).order_by(payloads.c.number)
-_DROP_PAYLOADS = delete(payloads).where(payloads.c.job_id.in_(bindparam("wanted", expanding=True)))
-_ACKNOWLEDGE = (
-    update(jobs)
-    .where(jobs.c.id.in_(bindparam("wanted", expanding=True)), ~jobs.c.acknowledged)
-    .values(acknowledged=True)
+_AFTER = Statement(_JOB.where(jobs.c.sequence > bindparam("after")).order_by(jobs.c.sequence).limit(bindparam("count")))
+_LISTINGS_AFTER = Statement(
+    select(jobs.c.sequence, jobs.c.listing)
+    .where(jobs.c.sequence > bindparam("after"))
+    .order_by(jobs.c.sequence)
+    .limit(bindparam("count"))
 )
-_END = (
+_ACTIVE_COUNT = Statement(select(func.count()).select_from(jobs).where(jobs.c.node_id == bindparam("node"), ACTIVE))
+_ACTIVE_COUNTS = Statement(select(jobs.c.node_id, func.count()).where(ACTIVE).group_by(jobs.c.node_id))
+_ACTIVE_OF = Statement(_JOB.where(jobs.c.node_id == bindparam("node"), ACTIVE).order_by(jobs.c.sequence))
+_STATE_COUNTS = Statement(select(jobs.c.state, func.count()).group_by(jobs.c.state))
+_STATE = Statement(select(jobs.c.state, jobs.c.listing).where(jobs.c.id == bindparam("job_id")))
+_INSERT = Statement(
+    insert(jobs).returning(jobs.c.sequence), [column.name for column in jobs.columns if column is not jobs.c.sequence]
+)
+_INSERT_PAYLOAD = Statement(insert(payloads), [column.name for column in payloads.columns])
+_PAYLOADS = Statement(
+    select(payloads.c.content).where(payloads.c.job_id == bindparam("job")).order_by(payloads.c.number)
+)
+_DROP_PAYLOADS = Statement(delete(payloads).where(payloads.c.job_id == bindparam("job")))
+_ACKNOWLEDGE = Statement(
+    update(jobs).where(jobs.c.id == bindparam("job"), ~jobs.c.acknowledged).values(acknowledged=True)
+)
+_END = Statement(
     update(jobs)
     .where(jobs.c.id == bindparam("job"))
     .values(
@@ -54,6 +63,7 @@ _END = (
         message=bindparam("new_message"),
         exit_code=bindparam("new_exit_code"),
         ended_ns=bindparam("new_ended_ns"),
+        listing=bindparam("new_listing"),
     )
 )
 
@@ -70,104 +80,112 @@ class RequestTaken(Exception):
     """The request id belongs to a job already."""
 
 
-def as_job(row: Sequence[Any]) -> Job:
-    return Job(*row)
-
-
 def find(connection: Connection, wanted: str) -> Job:
     """The one job whose id is, or begins with, `wanted`. Raises JobNotFound, AmbiguousPrefix."""
     low = wanted.lower()
     if is_job_id(low):
-        row = connection.execute(_BY_ID, {"job_id": low}).first()
-        if row is None:
+        job = _by_id(connection, low)
+        if job is None:
             raise JobNotFound(wanted)
-        return as_job(row)
+        return job
     if not is_prefix(low):
         raise JobNotFound(wanted, hint=f"an id, or at least {MIN_PREFIX_LENGTH} characters of its beginning")
-    rows = connection.execute(_BY_PREFIX, {"low": low, "high": low + "g"}).all()
-    if not rows:
+    found = [Job(*row) for row in _BY_PREFIX.rows(connection, {"low": low, "high": low + "g"})]
+    if not found:
         raise JobNotFound(wanted)
-    if len(rows) > 1:
-        raise AmbiguousPrefix([row.id for row in rows])
-    return as_job(rows[0])
+    if len(found) > 1:
+        raise AmbiguousPrefix([job.id for job in found])
+    return found[0]
+
+
+def _by_id(connection: Connection, job_id: str) -> Job | None:
+    row = _BY_ID.first(connection, {"job_id": job_id})
+    return None if row is None else Job(*row)
 
 
 def by_request(connection: Connection, request_id: str) -> Job | None:
-    row = connection.execute(_BY_REQUEST, {"wanted": request_id}).first()
-    return None if row is None else as_job(row)
+    row = _BY_REQUEST.first(connection, {"wanted": request_id})
+    return None if row is None else Job(*row)
 
 
 def insert_job(connection: Connection, values: Mapping[str, Any], contents: Sequence[bytes], maximum: int) -> Job:
     """Stores a new job. Raises RequestTaken when its request id is known: the unique index decides that in this very
     transaction, not a question before it; ResourceExhausted when its node has `maximum` jobs already."""
     node_id = values["node_id"]
-    if (connection.scalar(_ACTIVE_COUNT, {"node": node_id}) or 0) >= maximum:
+    if _ACTIVE_COUNT.rows(connection, {"node": node_id})[0][0] >= maximum:
         if values["request_id"] and by_request(connection, values["request_id"]):
             raise RequestTaken
         raise ResourceExhausted(
             f"job creation failed: node {node_id} has maxConcurrentJobs ({maximum}) jobs",
             hint="wait for one of them to end",
         )
+    listing = views.entry(Job(sequence=0, **values))
     try:
-        result = connection.execute(_INSERT, dict(values))
+        ((sequence,),) = _INSERT.rows(connection, {**values, "listing": listing})
     except IntegrityError as error:
         raise RequestTaken from error
-    if contents:
-        rows = [{"job_id": values["id"], "number": n, "content": content} for n, content in enumerate(contents)]
-        connection.execute(_INSERT_PAYLOAD, rows)
-    key = result.inserted_primary_key
-    assert key is not None  # one row was inserted
-    return Job(sequence=key[0], **values)
+    for number, content in enumerate(contents):
+        _INSERT_PAYLOAD.run(connection, {"job_id": values["id"], "number": number, "content": content})
+    return Job(sequence=sequence, **values)
 
 
 def page(connection: Connection, after: int, count: int) -> list[Job]:
     """At most `count` jobs in order of submission, beginning behind sequence number `after`."""
-    return [as_job(row) for row in connection.execute(_AFTER, {"after": after, "count": count})]
+    return [Job(*row) for row in _AFTER.rows(connection, {"after": after, "count": count})]
+
+
+def listings(connection: Connection, after: int, count: int) -> list[Any]:
+    """As `page`, but of each job only its sequence number and its entry in the answer to ListJobs, bytes."""
+    return _LISTINGS_AFTER.rows(connection, {"after": after, "count": count})
 
 
 def active_counts(connection: Connection) -> dict[str, int]:
     """How many jobs each node has that are INITIALIZING or RUNNING; nodes without any are not in it."""
-    return dict(connection.execute(_ACTIVE_COUNTS).all())
+    return dict(_ACTIVE_COUNTS.rows(connection, {}))
 
 
 def active_of(connection: Connection, node_id: str) -> list[Job]:
-    return [as_job(row) for row in connection.execute(_ACTIVE_OF, {"node": node_id})]
+    return [Job(*row) for row in _ACTIVE_OF.rows(connection, {"node": node_id})]
 
 
 def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Job]:
-    found: dict[str, Job] = {}
-    for chunk in _chunks(ids):
-        found |= {row.id: as_job(row) for row in connection.execute(_BY_IDS, {"wanted": chunk})}
-    return found
+    """Those of the jobs that there are."""
+    found = (_by_id(connection, job_id) for job_id in ids)
+    return {job.id: job for job in found if job is not None}
 
 
 def state_counts(connection: Connection) -> dict[JobState, int]:
-    return dict(connection.execute(_STATE_COUNTS).all())
+    return dict(_STATE_COUNTS.rows(connection, {}))
 
 
 def contents_of(connection: Connection, job_id: str) -> list[bytes]:
-    return list(connection.scalars(_PAYLOADS, {"job": job_id}))
+    return [content for (content,) in _PAYLOADS.rows(connection, {"job": job_id})]
 
 
 def acknowledge(connection: Connection, ids: Iterable[str]) -> None:
     """The node has these jobs: their small uploads need not be kept any longer."""
-    for chunk in _chunks(ids):
-        connection.execute(_ACKNOWLEDGE, {"wanted": chunk})
-        connection.execute(_DROP_PAYLOADS, {"wanted": chunk})
+    for job_id in ids:
+        _ACKNOWLEDGE.run(connection, {"job": job_id})
+        drop_contents(connection, job_id)
+
+
+def drop_contents(connection: Connection, job_id: str) -> None:
+    _DROP_PAYLOADS.run(connection, {"job": job_id})
 
 
 def end(
     connection: Connection, job_id: str, state: JobState, reason: Reason, message: str, exit_code: int, now_ns: int
 ) -> bool:
     """Ends a job by the gateway's own decision. False when it has ended already: nothing is changed then."""
-    job = connection.execute(_BY_ID, {"job_id": job_id}).first()
-    if job is None:
+    row = _STATE.first(connection, {"job_id": job_id})
+    if row is None:
         raise JobNotFound(job_id)
-    if as_job(job).ended:
+    old, listing = row
+    if old in TERMINAL:
         return False
-    check_transition(job.state, state)
-    connection.execute(
-        _END,
+    check_transition(old, state)
+    _END.run(
+        connection,
         {
             "job": job_id,
             "new_state": state,
@@ -175,13 +193,10 @@ def end(
             "new_message": message,
             "new_exit_code": exit_code,
             "new_ended_ns": now_ns,
+            "new_listing": views.restated(
+                listing, state, reason.value, message, exit_code, started_ns=0, ended_ns=now_ns
+            ),
         },
     )
-    connection.execute(_DROP_PAYLOADS, {"wanted": [job_id]})
+    drop_contents(connection, job_id)
     return True
-
-
-def _chunks(ids: Iterable[str]) -> Iterable[list[str]]:
-    whole = list(ids)
-    for start in range(0, len(whole), IDS_PER_STATEMENT):
-        yield whole[start : start + IDS_PER_STATEMENT]

@@ -14,7 +14,7 @@ from joblet.gateway.store import jobs as queries
 from joblet.gateway.store.database import Database
 from joblet.gateway.store.model import Attestation, Job, Node, Upload, Usage
 from joblet.gateway.store.schema import jobs, nodes
-from joblet.gateway.store.testing import job_values
+from joblet.gateway.store.testing import check_listings, job_values
 
 A = "aaaa0000-0000-4000-8000-000000000001"
 AB = "aaaa0000-0000-4000-8000-000000000002"
@@ -25,6 +25,7 @@ B = "bbbb0000-0000-4000-8000-000000000001"
 def connection(tmp_path: Path) -> Iterator[Connection]:
     with Database(f"sqlite:///{tmp_path}/gateway.db") as database, database.engine.begin() as opened:
         yield opened
+        check_listings(opened)
 
 
 def insert(connection: Connection, job_id: str, *contents: bytes, maximum: int = 100, **values: Any) -> Job:
@@ -32,7 +33,7 @@ def insert(connection: Connection, job_id: str, *contents: bytes, maximum: int =
 
 
 def test_columns_are_the_fields_of_the_models() -> None:
-    assert [column.name for column in jobs.columns] == [field.name for field in fields(Job)]
+    assert [column.name for column in jobs.columns] == [*(field.name for field in fields(Job)), "listing"]
     assert [column.name for column in nodes.columns] == [field.name for field in fields(Node)]
 
 

@@ -10,12 +10,13 @@ from joblet.common.units import rfc3339
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store.model import Node, NodeState
 from joblet.gateway.store.schema import nodes
+from joblet.gateway.store.statement import Statement
 
 EXIT_CODE_UNKNOWN = -1
 
 _ALL = select(nodes).order_by(nodes.c.id)
 _BY_ID = select(nodes).where(nodes.c.id == bindparam("node")).with_for_update()
-_LAST_SEQUENCE = select(nodes.c.last_sequence).where(nodes.c.id == bindparam("node")).with_for_update()
+_LAST_SEQUENCE = Statement(select(nodes.c.last_sequence).where(nodes.c.id == bindparam("node")).with_for_update())
 _INSERT = insert(nodes)
 _RENEW = (
     update(nodes)
@@ -31,7 +32,9 @@ _RENEW = (
     )
 )  # fmt: skip
 _SET_STATE = update(nodes).where(nodes.c.id == bindparam("node")).values(state=bindparam("new_state"))
-_SET_SEQUENCE = update(nodes).where(nodes.c.id == bindparam("node")).values(last_sequence=bindparam("new_sequence"))
+_SET_SEQUENCE = Statement(
+    update(nodes).where(nodes.c.id == bindparam("node")).values(last_sequence=bindparam("new_sequence"))
+)
 _SET_SEEN = (
     update(nodes)
     .where(nodes.c.id == bindparam("node"))
@@ -66,9 +69,10 @@ def get(connection: Connection, node_id: str) -> Node | None:
 
 def last_sequence(connection: Connection, node_id: str) -> int:
     """Number of the last event applied. Raises Internal for a node that was never registered."""
-    number: int | None = connection.scalar(_LAST_SEQUENCE, {"node": node_id})
-    if number is None:
+    row = _LAST_SEQUENCE.first(connection, {"node": node_id})
+    if row is None:
         raise Internal(f"node {node_id} is not in the store")
+    number: int = row[0]
     return number
 
 
@@ -118,4 +122,4 @@ def mark_lost(connection: Connection, node_id: str, now_ns: int) -> list[str]:
 
 def set_sequence(connection: Connection, node_id: str, sequence: int) -> None:
     """Number of the last event applied; part of the transaction that applies it."""
-    connection.execute(_SET_SEQUENCE, {"node": node_id, "new_sequence": sequence})
+    _SET_SEQUENCE.run(connection, {"node": node_id, "new_sequence": sequence})

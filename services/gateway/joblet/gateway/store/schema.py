@@ -1,7 +1,9 @@
 """The tables, for SQLite and PostgreSQL alike. Changes to them are migrations: a test compares both.
 
 Composite values are JSON. `jobs_active` keeps the two questions of every RunJob small: how many jobs a node has, and
-which of them it should know. Ids are compared bytewise, so that a prefix is a range of the primary index.
+which of them it should know. `listing` is a job's entry in the answer to ListJobs, as it goes over the wire
+(`joblet.gateway.views.entry`): whatever changes what it shows changes it in the same statement. Ids are compared
+bytewise, so that a prefix is a range of the primary index.
 """
 
 import json
@@ -189,6 +191,7 @@ jobs = Table(
     Column("not_isolated", Texts, nullable=False),
     Column("usage", UsageJson),
     Column("attestation", AttestationJson),
+    Column("listing", LargeBinary, nullable=False, server_default=text("''")),
     sqlite_autoincrement=True,
 )
 _active = jobs.c.state.in_([state.value for state in ACTIVE_STATES])

@@ -2,7 +2,12 @@
 
 from typing import Any
 
+from sqlalchemy import Connection
+
+from joblet.api import job_pb2
 from joblet.common.states import JobState
+from joblet.gateway import views
+from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store.model import Job
 from joblet.gateway.store.nodes import Description
 
@@ -22,6 +27,13 @@ def job_values(job_id: str, **fields: Any) -> dict[str, Any]:
 
 def job_row(job_id: str, **fields: Any) -> Job:
     return Job(**({"sequence": 1} | job_values(job_id, **fields)))
+
+
+def check_listings(connection: Connection) -> None:
+    """Every job's entry in ListJobs says what its row says."""
+    for sequence, entry in job_queries.listings(connection, 0, 10_000):
+        (row,) = job_queries.page(connection, sequence - 1, 1)
+        assert list(job_pb2.Jobs.FromString(entry).jobs) == [views.listed(row)]
 
 
 def description(node_id: str = "n", **fields: Any) -> Description:
