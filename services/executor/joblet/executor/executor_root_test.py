@@ -32,7 +32,7 @@ from joblet.executor.site import Site
 from joblet.executor.testing import LIMITS, order
 from joblet.executor.testing_node import TIMEOUT_SECONDS, NodeProcesses, wait_until
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.single_threaded]
 
 
 class Bench:

@@ -24,7 +24,7 @@ from joblet.executor.machine import Machine
 from joblet.executor.testing import LIMITS, order
 from joblet.executor.waiting import readable
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.single_threaded]
 
 TIMEOUT_SECONDS = 20.0
 
