@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 PYTHON := .venv/bin/python
-CHECKED := libs services cli proto tests bench tools
+CHECKED := libs services cli proto tests bench tools .ci
 LOCAL_DIR ?= build/local
 PORT ?= 50051
 T ?=
