@@ -5,7 +5,7 @@ Each class knows its gRPC code, carries typed attributes and, where the reader c
 matches on texts.
 
     JobletError
-    ├── InvalidArgument            INVALID_ARGUMENT     field; also a ValueError, so parsers raise it directly
+    ├── InvalidArgument            INVALID_ARGUMENT     also a ValueError, so parsers raise it directly
     │   └── ConfigError            INVALID_ARGUMENT     problems: every fault of a configuration file
     ├── NotFound                   NOT_FOUND
     │   └── JobNotFound            NOT_FOUND            job_id
@@ -54,24 +54,26 @@ class Code(StrEnum):
 
 
 class JobletError(Exception):
-    """Any failure that has a name. `str(error)` is the message as a user sees it; the hint travels beside it."""
+    """Any failure that has a name. `str(error)` is the message as a user sees it; the hint travels beside it.
+
+    `field` is the field of the request that could not be used as it is, if the failure is about one.
+    """
 
     code: Code
     default_code: ClassVar[Code] = Code.UNKNOWN
 
-    def __init__(self, message: str, *, hint: str | None = None, code: Code | None = None) -> None:
+    def __init__(
+        self, message: str, *, field: str | None = None, hint: str | None = None, code: Code | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
+        self.field = field
         self.hint = hint
         self.code = code or self.default_code
 
 
 class InvalidArgument(JobletError, ValueError):
     default_code = Code.INVALID_ARGUMENT
-
-    def __init__(self, message: str, *, field: str | None = None, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.field = field
 
 
 class ConfigError(InvalidArgument):
@@ -167,9 +169,7 @@ def from_code(code: Code, message: str, *, hint: str | None = None, field: str |
     """The error that a status received from another process stands for; its message is taken over unchanged."""
     kind = _BY_CODE.get(code, JobletError)
     error = kind.__new__(kind)
-    JobletError.__init__(error, message, hint=hint, code=code)
-    if isinstance(error, InvalidArgument):
-        error.field = field
-    elif isinstance(error, Unimplemented):
+    JobletError.__init__(error, message, field=field, hint=hint, code=code)
+    if isinstance(error, Unimplemented):
         error.feature = message.removesuffix(" is not implemented yet")
     return error

@@ -14,7 +14,7 @@ HINT = "joblet-hint"
 """With an error: how the reader can mend it, encoded."""
 
 FIELD = "joblet-field"
-"""With INVALID_ARGUMENT: the field at fault, encoded."""
+"""With an error that is about one field of the request: that field, encoded."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")

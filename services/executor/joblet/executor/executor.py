@@ -102,7 +102,7 @@ class Executor:
         try:
             return await self._take(order)
         except LimitNotApplied as error:
-            refusal: JobletError = Internal(f"job creation failed: {error.message}", hint=error.hint)
+            refusal: JobletError = Internal(f"job creation failed: {error.message}", field=error.field, hint=error.hint)
         except JobletError as error:
             refusal = error
         except (OSError, sqlite3.Error) as error:

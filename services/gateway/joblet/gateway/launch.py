@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from joblet.api.internal import executor_pb2
 from joblet.common import log
-from joblet.common.errors import Code, JobletError
+from joblet.common.errors import JobletError
 from joblet.common.states import JobState, Reason
 from joblet.gateway import spec
 from joblet.gateway.changes import Changes
@@ -140,7 +140,7 @@ class Launches:
         return None
 
     async def _refused(self, link: Link, job: Job, error: JobletError) -> JobletError:
-        reason = Reason.LIMIT_NOT_APPLIED if error.code is Code.INVALID_ARGUMENT else Reason.LAUNCH
+        reason = Reason.LIMIT_NOT_APPLIED if error.field else Reason.LAUNCH
         try:
             await self._fail(job.id, reason, error.message)
         except JobletError as failure:  # the store's: ask the node again when it works, the refusal will come again

@@ -6,7 +6,7 @@ The hint and the field at fault travel beside it in trailing metadata, percent-e
 import grpc
 
 from joblet.common import metadata
-from joblet.common.errors import Code, InvalidArgument, JobletError, from_code
+from joblet.common.errors import Code, JobletError, from_code
 
 MAX_TEXT_BYTES = 2048  # a status travels in metadata, whose limit is 8 KiB; non-ASCII text triples on the wire
 _MAX_HINT_BYTES = 1024
@@ -26,7 +26,7 @@ def metadata_of(error: JobletError) -> tuple[tuple[str, str], ...]:
     pairs = []
     if error.hint:
         pairs.append((metadata.HINT, metadata.encode(cut(error.hint, _MAX_HINT_BYTES))))
-    if isinstance(error, InvalidArgument) and error.field:
+    if error.field:
         pairs.append((metadata.FIELD, metadata.encode(cut(error.field, _MAX_HINT_BYTES))))
     return tuple(pairs)
 
