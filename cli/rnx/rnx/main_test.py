@@ -68,7 +68,7 @@ def test_version(rnx: Rnx) -> None:
         (["run", "--timeout=soon", "true"],
          "Invalid value for '--timeout': expected a duration such as \"30s\", \"1h30m\" or \"100ms\", got \"soon\""),
         (["run", "--cpu-cores=2-1", "true"],
-         "Invalid value for '--cpu-cores': expected a list of CPUs such as \"0-2,5\", got \"2-1\""),
+         "Invalid value for '--cpu-cores': expected a list of CPUs such as \"0-2,5\", each below 8192, got \"2-1\""),
         (["list", "-o", "xml"], "Invalid value for '--output' / '-o': 'xml' is not one of 'lines', 'table', 'json'."),
         (["--server=here", "list"],
          'expected a server as host:port such as "localhost:50051", got "here" (given with --server)'),

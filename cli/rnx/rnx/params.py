@@ -39,7 +39,7 @@ class Duration(click.ParamType[int, str]):
         except InvalidArgument as error:
             self.fail(error.message, parameter, context)
         if seconds != int(seconds) or not 0 < seconds <= INT32_MAX:
-            self.fail(f'expected whole seconds, at least 1s, got "{value}"', parameter, context)
+            self.fail(f'expected whole seconds, from 1s to {INT32_MAX}s, got "{value}"', parameter, context)
         return int(seconds)
 
 

@@ -57,7 +57,7 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
         first = int(match[1]) if match else 0
         last = int(match[2] or match[1]) if match else -1
         if not 0 <= first <= last < MAX_CPUS:
-            raise InvalidArgument(f'expected a list of CPUs such as "0-2,5", got "{text}"')
+            raise InvalidArgument(f'expected a list of CPUs such as "0-2,5", each below {MAX_CPUS}, got "{text}"')
         cpus.update(range(first, last + 1))
     return tuple(sorted(cpus))
 

@@ -91,7 +91,11 @@ def _check_command(command: str) -> None:
     if not command.strip():
         raise InvalidArgument("invalid command: command is empty", field="command")
     if not DANGEROUS.isdisjoint(command):
-        raise InvalidArgument("invalid command: command contains dangerous characters", field="command")
+        raise InvalidArgument(
+            "invalid command: command contains dangerous characters",
+            field="command",
+            hint='the command is one program; for more, run "sh" with the arguments "-c" and a script',
+        )
     if len(command.encode()) > MAX_COMMAND_BYTES:
         raise InvalidArgument(f"invalid command: command is longer than {MAX_COMMAND_BYTES} bytes", field="command")
 
