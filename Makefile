@@ -10,7 +10,7 @@ LOCAL_DIR ?= build/local
 PORT ?= 50051
 T ?=
 
-.PHONY: help setup demo test up down lint format proto lock jobinit package bench test-cgroup2 clean
+.PHONY: help setup demo test up down lint format proto lock jobinit package bench bench-peers test-cgroup2 clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -60,7 +60,11 @@ BENCHMARKS := launch cli rpc footprint
 bench: setup  ## benchmarks, each against a peer run side by side; bench-NAME for one of launch, cli, rpc, footprint
 	@for name in $(BENCHMARKS); do $(MAKE) "bench-$$name"; done
 
-bench-%: setup
+# Local sandboxes to measure beside.
+bench-peers: setup
+	@command -v bwrap runc >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends bubblewrap runc; } >/dev/null
+
+bench-%: bench-peers
 	@PYTHONPATH=tests/e2e $(PYTHON) bench/$*.py
 
 clean:  ## what the commands above made, but for .venv
