@@ -96,7 +96,8 @@ class ExecutorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ForgetJob(self, request, context):
-        """Forgets an ended job whose end the gateway has stored. FAILED_PRECONDITION while it runs.
+        """Forgets ended jobs whose ends the gateway has stored. For `job_id`: FAILED_PRECONDITION while it runs, NOT_FOUND when
+        the node does not know it. Of `job_ids`, unknown ones are passed over and those that have not ended are named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

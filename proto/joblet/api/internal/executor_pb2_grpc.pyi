@@ -46,7 +46,9 @@ class ExecutorServiceStub:
     the node may forget events up to it. OUT_OF_RANGE when `after` is beyond the last event.
     """
     ForgetJob: _grpc.UnaryUnaryMultiCallable[_executor_pb2.ForgetJobRequest, _executor_pb2.ForgetJobResponse]
-    """Forgets an ended job whose end the gateway has stored. FAILED_PRECONDITION while it runs."""
+    """Forgets ended jobs whose ends the gateway has stored. For `job_id`: FAILED_PRECONDITION while it runs, NOT_FOUND when
+    the node does not know it. Of `job_ids`, unknown ones are passed over and those that have not ended are named.
+    """
 
 @_typing.type_check_only
 class ExecutorServiceAsyncStub(ExecutorServiceStub):
@@ -66,7 +68,9 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     the node may forget events up to it. OUT_OF_RANGE when `after` is beyond the last event.
     """
     ForgetJob: _aio.UnaryUnaryMultiCallable[_executor_pb2.ForgetJobRequest, _executor_pb2.ForgetJobResponse]  # type: ignore[assignment]
-    """Forgets an ended job whose end the gateway has stored. FAILED_PRECONDITION while it runs."""
+    """Forgets ended jobs whose ends the gateway has stored. For `job_id`: FAILED_PRECONDITION while it runs, NOT_FOUND when
+    the node does not know it. Of `job_ids`, unknown ones are passed over and those that have not ended are named.
+    """
 
 class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -113,6 +117,8 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _executor_pb2.ForgetJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_executor_pb2.ForgetJobResponse, _abc.Awaitable[_executor_pb2.ForgetJobResponse]]:
-        """Forgets an ended job whose end the gateway has stored. FAILED_PRECONDITION while it runs."""
+        """Forgets ended jobs whose ends the gateway has stored. For `job_id`: FAILED_PRECONDITION while it runs, NOT_FOUND when
+        the node does not know it. Of `job_ids`, unknown ones are passed over and those that have not ended are named.
+        """
 
 def add_ExecutorServiceServicer_to_server(servicer: ExecutorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -282,6 +283,23 @@ def test_events_are_acknowledged_and_jobs_forgotten(node: NodeProcesses) -> None
             with pytest.raises(grpc.aio.AioRpcError) as beyond:
                 await call.read()
             assert beyond.value.code() is grpc.StatusCode.OUT_OF_RANGE
+
+    asyncio.run(scenario())
+
+
+def test_many_jobs_are_forgotten_at_once(node: NodeProcesses) -> None:
+    async def scenario() -> None:
+        ended, running = spec("true"), spec("sleep", "1000")
+        await run(node, ended)
+        async with node.client() as stub:
+            await stub.StartJob(executor_pb2.StartJobRequest(spec=running))
+            ids = [running.job_id, str(uuid.uuid4()), ended.job_id]
+            answer = await stub.ForgetJob(executor_pb2.ForgetJobRequest(job_ids=ids))
+            assert list(answer.kept) == [running.job_id]
+            listed = {job.job_id for job in (await stub.ListJobs(executor_pb2.ListNodeJobsRequest())).jobs}
+            assert listed.isdisjoint({ended.job_id})
+            assert running.job_id in listed
+            await stop(stub, running.job_id)
 
     asyncio.run(scenario())
 

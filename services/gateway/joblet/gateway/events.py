@@ -12,8 +12,8 @@ Whatever goes wrong ends the session, and the next one starts from what the stor
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from joblet.api import job_pb2
 from joblet.api.internal import executor_pb2
@@ -39,6 +39,8 @@ STOP_SECONDS = 30.0
 RECONNECT_SECONDS = (0.05, 2.0)  # first and longest pause between two sessions
 STEADY_SECONDS = 5.0  # a session that lasted this long is no part of the failures before it
 RETRY_SECONDS = 0.5  # before StartJob is sent again on a connection that works
+FORGET_GROUP_SECONDS = 0.1  # jobs that ended meanwhile are forgotten in one call
+FORGET_GROUP = 64
 FORGET_RETRY_SECONDS = 0.5  # the node may still be clearing up after a job
 MAX_GROUP = 256
 MAX_WAITING = 1024
@@ -83,7 +85,8 @@ class Follower:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._events(link, after, todo))
                 tasks.create_task(self._resubmit(link))
-                tasks.create_task(self._clear_up(link, todo))
+                tasks.create_task(_stop_orphans(link, todo))
+                tasks.create_task(_forget_ended(link, todo))
                 # Not one more task: a group whose body is over leaves its task's count of cancellations wrong when a
                 # child fails (CPython before 3.13), and that count is what tells a stop from a failure here.
                 await link.restart.wait()
@@ -155,6 +158,7 @@ class Follower:
             _log.warn("event of a job that is not in the store", jobId=job_id, nodeId=link.node.id)
         for job_id in applied.ended:
             self._launches.forget_secrets(job_id)
+        self._launches.stored(applied.changed)
         todo.forget(applied.ended)
         todo.stop(applied.orphans)
 
@@ -167,47 +171,58 @@ class Follower:
             link.retry.clear()
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _clear_up(self, link: Link, todo: "_Todo") -> None:
-        while True:
-            method, job_id = await todo.queue.get()
-            try:
-                await (_stop(link, job_id) if method == "stop" else _forget(link, job_id, todo))
-            except JobletError as error:
-                if error.code in UNANSWERED:
-                    raise
-                _log.warn(
-                    "node does not clear up", jobId=job_id, nodeId=link.node.id, wanted=method, error=error.message
-                )
-
 
 class _Todo:
     """What is left to do on the node for jobs that are over; lost with the session, found again by the next one."""
 
     def __init__(self) -> None:
-        self.queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self.orphans: asyncio.Queue[str] = asyncio.Queue()
+        self.ended: asyncio.Queue[str] = asyncio.Queue()
 
     def stop(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
-            self.queue.put_nowait(("stop", job_id))
+            self.orphans.put_nowait(job_id)
 
     def forget(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
-            self.queue.put_nowait(("forget", job_id))
+            self.ended.put_nowait(job_id)
 
 
-async def _stop(link: Link, job_id: str) -> None:
-    _log.warn("stopping a job that is over for the gateway", jobId=job_id, nodeId=link.node.id)
-    with suppress(NotFound, FailedPrecondition):  # it has ended meanwhile
-        await link.call(link.executor.StopJob, executor_pb2.StopJobRequest(job_id=job_id), STOP_SECONDS)
+async def _stop_orphans(link: Link, todo: _Todo) -> None:
+    while True:
+        job_id = await todo.orphans.get()
+        _log.warn("stopping a job that is over for the gateway", jobId=job_id, nodeId=link.node.id)
+        request = executor_pb2.StopJobRequest(job_id=job_id)
+        with suppress(NotFound, FailedPrecondition), _refusals(link, "stop", [job_id]):  # those: it has ended meanwhile
+            await link.call(link.executor.StopJob, request, STOP_SECONDS)
 
 
-async def _forget(link: Link, job_id: str, todo: _Todo) -> None:
+async def _forget_ended(link: Link, todo: _Todo) -> None:
+    while True:
+        group = [await todo.ended.get()]
+        await asyncio.sleep(FORGET_GROUP_SECONDS)
+        while len(group) < FORGET_GROUP and not todo.ended.empty():
+            group.append(todo.ended.get_nowait())
+        with _refusals(link, "forget", group):
+            request = executor_pb2.ForgetJobRequest(job_ids=group)
+            answer = await link.call(link.executor.ForgetJob, request, FORGET_SECONDS)
+            if answer.kept:
+                asyncio.get_running_loop().call_later(FORGET_RETRY_SECONDS, todo.forget, list(answer.kept))
+
+
+@contextmanager
+def _refusals(link: Link, wanted: str, job_ids: Sequence[str]) -> Iterator[None]:
+    """A node that will not clear up is no reason to end the session with it; one that does not answer is."""
     try:
-        await link.call(link.executor.ForgetJob, executor_pb2.ForgetJobRequest(job_id=job_id), FORGET_SECONDS)
-    except NotFound:
-        _log.debug("job was forgotten before", jobId=job_id, nodeId=link.node.id)
-    except FailedPrecondition:
-        asyncio.get_running_loop().call_later(FORGET_RETRY_SECONDS, todo.forget, [job_id])
+        yield
+    except (NotFound, FailedPrecondition):
+        raise
+    except JobletError as error:
+        if error.code in UNANSWERED:
+            raise
+        _log.warn(
+            "node does not clear up", jobIds=",".join(job_ids), nodeId=link.node.id, wanted=wanted, error=error.message
+        )
 
 
 async def _read_events(link: Link, after: int, waiting: asyncio.Queue[Event]) -> None:

@@ -7,13 +7,14 @@ Secret environments live here, in memory, until the node has the job; the store 
 is killed before StartJob was answered cannot hand such a job over again: if the node turns out not to have it, it is
 FAILED and says so. It never ran.
 
-Acknowledgements ("the node has it") are stored in groups, a moment later: losing one costs nothing, because a job that
-the node knows is acknowledged again at the next connection.
+Acknowledgements ("the node has it") are stored in groups, a moment later, and not at all for jobs whose first event
+comes before that: it says as much. Losing one costs nothing, because a job that the node knows is acknowledged again at
+the next connection.
 """
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from joblet.api.internal import executor_pb2
 from joblet.common import log
@@ -28,7 +29,7 @@ from joblet.gateway.store.database import Database
 from joblet.gateway.store.model import Job
 
 START_SECONDS = 30.0
-GROUP_SECONDS = 0.02
+GROUP_SECONDS = 0.25
 STORE_RETRY_SECONDS = 1.0
 EXIT_CODE_NOT_LAUNCHED = 125
 
@@ -46,6 +47,7 @@ class Launches:
         self._secrets: dict[str, Mapping[str, str]] = {}
         self._flying: dict[str, asyncio.Task[JobletError | None]] = {}
         self._acknowledged: set[str] = set()  # not stored yet
+        self._overtaken: set[str] = set()  # in flight, and an event of theirs came before the answer
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -105,6 +107,13 @@ class Launches:
             await self._database.write(job_queries.acknowledge, ids)
             self._acknowledged.difference_update(ids)
 
+    def stored(self, job_ids: Iterable[str]) -> None:
+        """Events of these jobs are in the store, and with them that the node has the jobs."""
+        for job_id in job_ids:
+            self._acknowledged.discard(job_id)
+            if job_id in self._flying:
+                self._overtaken.add(job_id)
+
     def forget_secrets(self, job_id: str) -> None:
         """The job will not be handed over any more."""
         self._secrets.pop(job_id, None)
@@ -113,8 +122,12 @@ class Launches:
         assert self._tasks is not None
         task = self._tasks.create_task(self._attempt(link, job, contents), name=f"start {job.id}")
         self._flying[job.id] = task
-        task.add_done_callback(lambda _: self._flying.pop(job.id, None))
+        task.add_done_callback(lambda _: self._landed(job.id))
         return task
+
+    def _landed(self, job_id: str) -> None:
+        self._flying.pop(job_id, None)
+        self._overtaken.discard(job_id)
 
     async def _attempt(self, link: Link, job: Job, contents: Sequence[bytes]) -> JobletError | None:
         """The refusal, None when the node has the job or may have it."""
@@ -134,8 +147,9 @@ class Launches:
             return await self._refused(link, job, error)
         self._metrics.node_seconds.observe(time.perf_counter() - begun)
         self.forget_secrets(job.id)
-        self._acknowledged.add(job.id)
-        self._wake.set()
+        if job.id not in self._overtaken:
+            self._acknowledged.add(job.id)
+            self._wake.set()
         self._changes.announce([job.id])
         return None
 

@@ -240,15 +240,18 @@ class _Executor(executor_pb2_grpc.ExecutorServiceServicer):
             await more.wait()
 
     async def ForgetJob(self, request: executor_pb2.ForgetJobRequest, _: Any) -> executor_pb2.ForgetJobResponse:
-        job = self._node.jobs.get(request.job_id)
-        if job is None:
-            raise JobNotFound(request.job_id)
-        if job.outcome is None:
-            raise FailedPrecondition("job runs")
-        self._node.forgotten.append(request.job_id)
-        del self._node.jobs[request.job_id]
-        self._node.finished[request.job_id] = job
-        return executor_pb2.ForgetJobResponse()
+        kept = []
+        for job_id in request.job_ids:
+            job = self._node.jobs.get(job_id)
+            if job is None:
+                continue
+            if job.outcome is None:
+                kept.append(job_id)
+                continue
+            self._node.forgotten.append(job_id)
+            del self._node.jobs[job_id]
+            self._node.finished[job_id] = job
+        return executor_pb2.ForgetJobResponse(kept=kept)
 
 
 class _LogStore(logstore_pb2_grpc.LogStoreServiceServicer):
