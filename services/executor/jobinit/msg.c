@@ -1,8 +1,10 @@
 /* Messages to the executor, and the one way a launch fails. */
 #include "stages.h"
 
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 
 enum role role = ROLE_INIT;
 
@@ -45,8 +47,17 @@ static void leave_record(const struct msg *message)
     };
     record.end_ns = record.start_ns;
     text_append(record.detail, record.detail + sizeof record.detail - 1, message->detail);
+    if (message->stage != STAGE_SUPERVISE) {
+        record_write(&record);
+        pump_index_end();
+        return;
+    }
+    /* A running job whose init cannot go on: the same end as in supervise.c, without its decisions. */
+    sys(SYS_kill, -1, SIGKILL);
+    while (sys(SYS_wait4, -1, NULL, __WALL, NULL) > 0)
+        continue;
     record_write(&record);
-    pump_index_end();
+    pump_finish();
 }
 
 static int status_for(uint32_t stage, long error)

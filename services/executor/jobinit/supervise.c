@@ -251,7 +251,7 @@ _Noreturn void supervise(const struct spec *spec, long command_pid)
     job.record.oom_kills = read_oom_kills();
     fill_usage(&job.record);
     judge(&job, &job.record);
-    need(STAGE_RECORD, record_write(&job.record), "write the exit record");
-    pump_finish();
-    leave(0);
+    long result = record_write(&job.record);
+    pump_finish(); /* the output is worth having even without the record */
+    leave(result < 0 ? EXIT_LAUNCH : 0);
 }

@@ -460,6 +460,19 @@ def test_the_record_is_complete_though_its_disk_is_full(node: Node, small_log: P
         assert job.end().record.reason is EndReason.STOPPED
 
 
+def test_no_room_for_the_record_means_no_launch(node: Node, small_log: Path, tmp_path: Path) -> None:
+    with Job(node, small_log / "jbtest-state", unlimited()) as job:
+        with suppress(OSError), (small_log / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        log = tmp_path / "log"
+        log.mkdir()
+        with pytest.raises(Failed) as failed:
+            job.start(job.spec("true"), log=log)
+        assert (failed.value.told.stage, errno_of(failed.value)) == (Stage.RECORD, "ENOSPC")
+        assert job.wait_end() == 125
+
+
 # ---- output ----
 
 
@@ -482,6 +495,27 @@ def test_a_hundred_megabytes_arrive_byte_for_byte(job: Job) -> None:
     assert totals[-1] == len(ended.output)
     times = [entry.time_ns for entry in ended.index[:-1]]
     assert all(after - before >= INDEX_INTERVAL_MS * 900_000 for before, after in pairwise(times))
+
+
+def test_tricks_with_the_pipe_lose_nothing(job: Job) -> None:
+    script = (
+        "import fcntl, os\n"
+        "fcntl.fcntl(1, 1031, 4096)\n"  # F_SETPIPE_SZ
+        "fcntl.fcntl(1, fcntl.F_SETFL, os.O_DIRECT | os.O_WRONLY)\n"  # packets
+        "for i in range(3000): os.write(1, b'%d,' % i)\n"
+        "fcntl.fcntl(1, fcntl.F_SETFL, os.O_WRONLY)\n"
+        "with open('data', 'wb') as file: file.write(bytes(range(256)) * 4000)\n"
+        "with open('data', 'rb') as file:\n"
+        "  left = 256 * 4000\n"
+        "  while left: left -= os.splice(file.fileno(), 1, left)\n"
+        "fcntl.fcntl(1, fcntl.F_SETFL, os.O_NONBLOCK | os.O_WRONLY)\n"
+        "part = b'z' * 3000000\n"
+        "while part:\n"
+        "  try: part = part[os.write(1, part) :]\n"
+        "  except BlockingIOError: pass\n"
+    )
+    output = job.run(job.spec("python3", "-ISc", script)).output
+    assert output == b"".join(b"%d," % i for i in range(3000)) + bytes(range(256)) * 4000 + b"z" * 3000000
 
 
 def test_output_is_indexed_while_the_job_runs(job: Job) -> None:

@@ -207,14 +207,17 @@ class LaunchSpec:
         return self._header(size, len(argv), len(env), len(uploads)) + bytes(body)
 
     def _header(self, size: int, argc: int, envc: int, uploads: int) -> bytes:
-        return _HEADER.pack(
-            _MAGIC, _VERSION, size, self.flags,
-            self.cgroup_version, self.init_fds, self.payload_fds, self.profile,
-            self.uid, self.gid, self.host_uid, self.host_gid,
-            self.timeout_ms, self.grace_ms,
-            self.tmp_bytes, self.work_bytes, self.shm_bytes, self.tmpfs_inodes, self.nofile,
-            argc, envc, uploads, 0,
-        )  # fmt: skip
+        try:
+            return _HEADER.pack(
+                _MAGIC, _VERSION, size, self.flags,
+                self.cgroup_version, self.init_fds, self.payload_fds, self.profile,
+                self.uid, self.gid, self.host_uid, self.host_gid,
+                self.timeout_ms, self.grace_ms,
+                self.tmp_bytes, self.work_bytes, self.shm_bytes, self.tmpfs_inodes, self.nofile,
+                argc, envc, uploads, 0,
+            )  # fmt: skip
+        except struct.error as error:
+            raise InvalidArgument(f"a number of the launch spec is out of range: {error}") from error
 
     def _check(self) -> None:
         if not self.command:

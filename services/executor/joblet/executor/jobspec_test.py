@@ -65,6 +65,8 @@ def test_missing_parents_are_added_once_before_their_first_use() -> None:
         ({"payload_fds": 31}, "init_fds"),
         ({"tmp_bytes": 0}, "tmp_bytes"),
         ({"tmpfs_inodes": 0}, "tmpfs_inodes"),
+        ({"timeout_ms": -1}, None),
+        ({"host_uid": 1 << 32}, None),
         ({"uploads": [Upload("../x", 0o644)]}, "uploads"),
         ({"uploads": [Upload("a/../../x", 0o644)]}, "uploads"),
         ({"uploads": [Upload("/etc/x", 0o644)]}, "uploads"),
@@ -73,7 +75,7 @@ def test_missing_parents_are_added_once_before_their_first_use() -> None:
         ({"uploads": [Upload("d", 0o755, 1, is_dir=True)]}, "uploads"),
     ],
 )
-def test_what_jobinit_would_refuse_is_refused_by_name(changes: dict[str, object], field: str) -> None:
+def test_what_jobinit_would_refuse_is_refused_by_name(changes: dict[str, object], field: str | None) -> None:
     with pytest.raises(InvalidArgument) as caught:
         replace(SPEC, **changes).encode()  # type: ignore[arg-type]
     assert caught.value.field == field
