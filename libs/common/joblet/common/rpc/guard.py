@@ -13,8 +13,8 @@ import asyncio
 import inspect
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import aclosing
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -24,13 +24,14 @@ from prometheus_client import Counter, Histogram
 
 from joblet.common import log, metadata
 from joblet.common.errors import Internal, InvalidArgument, JobletError, Unimplemented
-from joblet.common.roles import Identity
 from joblet.common.rpc import access, status
 
 DRAIN_SECONDS = 0.5
 MAX_CONNECTIONS = 8192  # remembered as seen; a connection forgotten and used again is counted again
 
 _log = log.get_logger(__name__)
+
+_OK = grpc.StatusCode.OK.name
 
 _CALLS = Counter("joblet_rpc", "Calls answered, by status code.", ["service", "method", "code"])
 _CONNECTIONS = Counter("joblet_rpc_connections", "Connections that made at least one call; see joblet_tls_handshakes.")
@@ -74,10 +75,7 @@ class Guard(grpc.aio.ServerInterceptor):
         behaviour: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
         async def unary(request: Any, context: Context) -> Any:
-            async with self._call(method, handler, context):
-                _check_decoded(request)
-                answer = behaviour(request, context)
-                return await answer if inspect.isawaitable(answer) else answer
+            return await self._call(method, handler, context, _answer(behaviour, request, context))
 
         make = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
@@ -88,35 +86,32 @@ class Guard(grpc.aio.ServerInterceptor):
         behaviour: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
         async def stream(request: Any, context: Context) -> None:
-            async with self._call(method, handler, context):
-                _check_decoded(request)
-                answers = behaviour(request, context)
-                if inspect.isawaitable(answers):  # a handler that calls context.write itself
-                    await answers
-                    return
-                async with aclosing(answers):
-                    async for answer in answers:
-                        await context.write(answer)
+            await self._call(method, handler, context, _answers(behaviour, request, context))
 
         make = (
             grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
         )
         return make(stream, _decoder(handler), handler.response_serializer)
 
-    @asynccontextmanager
-    async def _call(self, method: str, handler: Handler, context: Context) -> AsyncIterator[None]:
-        """Around one call. The contextvars need no reset: grpc runs every call in a task of its own."""
+    async def _call(self, method: str, handler: Handler, context: Context, body: Coroutine[Any, Any, Any]) -> Any:
+        """One call. The contextvars need no reset: grpc runs every call in a task of its own.
+
+        No context managers made of generators here: they would be a noticeable part of what a short call costs.
+        """
         started = time.perf_counter()
-        code = grpc.StatusCode.OK.name
+        code = _OK
+        limit: asyncio.Timeout | None = None
         try:
             log.request_id.set(_request_id(context))
             self._count_connection(context.peer())
             identity = access.authenticate(context.auth_context())
             access.set_identity(identity)
             access.authorize(method, identity, self._table)
-            async with _until_certificate_ends(identity):
-                yield
+            # A connection must not outlive its certificate.
+            async with asyncio.timeout(identity.not_after.timestamp() - time.time()) as limit:
+                answer = await body
             code = _code_of(context)
+            return answer
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED.name
             raise
@@ -124,26 +119,32 @@ class Guard(grpc.aio.ServerInterceptor):
             code = _code_of(context)
             raise
         except Exception as error:  # noqa: BLE001 - the one place that turns every failure into a status
-            named = _named(method, error)
+            ended = isinstance(error, TimeoutError) and limit is not None and limit.expired()
+            named = access.expired() if ended else _named(method, error)
             code = named.code.name
             if handler.request_streaming:
                 await _drain(context)
             await context.abort(status.status_of(named), status.details_of(named), status.metadata_of(named))
         finally:
+            body.close()  # where it was never begun
             _count(method, code, time.perf_counter() - started)
 
 
-@asynccontextmanager
-async def _until_certificate_ends(identity: Identity) -> AsyncIterator[None]:
-    """Ends the body with Unauthenticated at the certificate's end; a connection must not outlive it."""
-    remaining_seconds = identity.not_after.timestamp() - time.time()
-    try:
-        async with asyncio.timeout(remaining_seconds) as limit:
-            yield
-    except TimeoutError:
-        if limit.expired():
-            raise access.expired() from None
-        raise
+async def _answer(behaviour: Any, request: Any, context: Context) -> Any:
+    _check_decoded(request)
+    answer = behaviour(request, context)
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+async def _answers(behaviour: Any, request: Any, context: Context) -> None:
+    _check_decoded(request)
+    answers = behaviour(request, context)
+    if inspect.isawaitable(answers):  # a handler that calls context.write itself
+        await answers
+        return
+    async with aclosing(answers):
+        async for answer in answers:
+            await context.write(answer)
 
 
 async def _drain(context: Context) -> None:
@@ -203,8 +204,10 @@ def _request_id(context: Context) -> str:
 def _code_of(context: Context) -> str:
     """What the handler set by abort or set_code; grpc gives the enum, its number, or 0 for nothing set."""
     value: Any = context.code()
+    if not value:
+        return _OK
     number = value.value[0] if isinstance(value, grpc.StatusCode) else value
-    return next((code.name for code in grpc.StatusCode if code.value[0] == (number or 0)), "UNKNOWN")
+    return next((code.name for code in grpc.StatusCode if code.value[0] == number), "UNKNOWN")
 
 
 def _new_connection(_peer: str) -> None:
@@ -212,6 +215,12 @@ def _new_connection(_peer: str) -> None:
 
 
 def _count(method: str, code: str, seconds: float) -> None:
+    calls, times = _counters(method, code)
+    calls.inc()
+    times.observe(seconds)
+
+
+@lru_cache(maxsize=1024)
+def _counters(method: str, code: str) -> tuple[Counter, Histogram]:
     service, _, name = method.lstrip("/").rpartition("/")
-    _CALLS.labels(service, name, code).inc()
-    _SECONDS.labels(service, name).observe(seconds)
+    return _CALLS.labels(service, name, code), _SECONDS.labels(service, name)
