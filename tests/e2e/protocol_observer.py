@@ -23,6 +23,7 @@ from joblet.common.states import TERMINAL, TRANSITIONS, JobState, Reason
 
 LOOK_SECONDS = 0.02
 API_SECONDS = 5.0
+AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
 def _reachable() -> Mapping[JobState, frozenset[JobState]]:
@@ -112,7 +113,8 @@ class Observer:
             try:
                 page = self._stub.ListJobs(EmptyRequest(pageToken=token), timeout=API_SECONDS)
             except grpc.RpcError as error:
-                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                # CANCELLED: it was asked just when the gateway ended in an orderly way.
+                if error.code() not in AWAY:
                     self._problem(f"ListJobs: {error}")
                 return
             for job in page.jobs:

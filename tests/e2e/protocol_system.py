@@ -30,6 +30,7 @@ CALL_SECONDS = 30.0
 RETRY_SECONDS = 0.05
 # The supervisor's pause before a service is started again grows with each of its deaths: 0.05, 0.2, 0.8, 3.2 s.
 MOST_DEATHS = 4
+STUMBLE_LINES = 60
 T = TypeVar("T")
 # A client that comes back at once: gRPC's own pauses of up to two minutes would be most of the test.
 OPTIONS = [
@@ -255,13 +256,14 @@ def _left_of(directory: Path) -> list[str]:
 
 
 def _stumbles(directory: Path) -> list[str]:
-    """Log lines that stand for a fault of ours, whatever was killed."""
-    return [
-        f"{path.name}: {line}"
-        for path in sorted((directory / "logs").glob("*.log"))
-        for line in path.read_text(errors="replace").splitlines()
-        if "Traceback (most recent call last)" in line or "a job cannot change from" in line
-    ]
+    """What the services logged that stands for a fault of ours, whatever was killed; with what follows it."""
+    found = []
+    for path in sorted((directory / "logs").glob("*.log")):
+        lines = path.read_text(errors="replace").splitlines()
+        for number, line in enumerate(lines):
+            if "Traceback (most recent call last)" in line or "a job cannot change from" in line:
+                found.append("\n".join([f"{path.name}:", *lines[max(0, number - 2) : number + STUMBLE_LINES]]))
+    return found
 
 
 def _start_ticks(pid: int) -> str | None:

@@ -226,7 +226,7 @@ def profile() -> settings:
 
 
 @pytest.fixture
-def systems(clean_machine: None, tmp_path: Path) -> Iterator[Systems]:
+def systems(tmp_path: Path) -> Iterator[Systems]:
     """Taken down whatever happens."""
     made = Systems(tmp_path)
     try:
