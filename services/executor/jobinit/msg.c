@@ -49,7 +49,8 @@ static void leave_record(const struct msg *message)
     text_append(record.detail, record.detail + sizeof record.detail - 1, message->detail);
     if (message->stage != STAGE_SUPERVISE) {
         record_write(&record);
-        pump_index_end();
+        if (message->stage != STAGE_CONTROL) /* the executor is gone: see the end of supervise.c */
+            pump_index_end();
         return;
     }
     /* A running job whose init cannot go on: the same end as in supervise.c, without its decisions. */

@@ -252,6 +252,9 @@ _Noreturn void supervise(const struct spec *spec, long command_pid)
     fill_usage(&job.record);
     judge(&job, &job.record);
     long result = record_write(&job.record);
-    pump_finish(); /* the output is worth having even without the record */
+    /* Never told GO, mostly because the executor is gone: the next one may be ordered to start the job again, and then
+     * this is its log. Otherwise the executor ends it. */
+    if (job.record.stage != STAGE_PARK)
+        pump_finish(); /* the output is worth having even without the record */
     leave(result < 0 ? EXIT_LAUNCH : 0);
 }

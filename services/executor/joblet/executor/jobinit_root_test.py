@@ -172,7 +172,7 @@ def test_the_executors_death_while_parked_means_that_nothing_runs(job: Job) -> N
     assert (ended.record.exit_code, ended.record.reason, ended.record.stage, ended.record.started) == (
         125, EndReason.LAUNCH_FAILED, Stage.PARK, False,
     )  # fmt: skip
-    assert [(entry.kind, entry.bytes) for entry in ended.index] == [(2, 0)]
+    assert ended.index == [], "the job may be ordered again: its log is still needed"
 
 
 def test_the_executors_death_before_init_says_so(job: Job) -> None:

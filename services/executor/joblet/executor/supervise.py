@@ -230,11 +230,13 @@ class Supervisor:
 
     async def _close_log(self, record: ExitRecord | None) -> int | None:
         """Bytes of output, after making sure that it has an end; None when the logstore could not be asked."""
-        if record is not None and self._output is not None:
+        # A job's init that was never told GO leaves its log open, as does one that was killed.
+        by_init = record is not None and record.started
+        if by_init and self._output is not None:
             return os.fstat(self._output).st_size
         try:
             logs = self._site.logs
-            return await (logs.finish(self.job_id) if record is None else logs.size(self.job_id))
+            return await (logs.size(self.job_id) if by_init else logs.finish(self.job_id))
         except JobletError as error:
             _log.error("the log could not be closed", jobId=self.job_id, error=error)
             return None
