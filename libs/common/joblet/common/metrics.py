@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlsplit
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
@@ -22,6 +23,8 @@ from joblet.common.yamlschema import split_address
 __all__ = ["REGISTRY", "MetricsServer", "start_http"]
 
 REQUEST_TIMEOUT_SECONDS = 10.0
+MAX_CONNECTIONS = 256  # a thread each; one more is closed at once, so that silent clients cost bounded memory
+BACKLOG = 128  # socketserver's 5 makes clients that come together wait for a second (a SYN sent again)
 
 _log = log.get_logger(__name__)
 
@@ -30,6 +33,7 @@ Gauge("joblet_build_info", "1, with the version of the running service.", ["vers
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = BACKLOG
     # SO_REUSEADDR only: a port that somebody listens on is still refused (socket(7)).
     allow_reuse_address = True
 
@@ -37,7 +41,24 @@ class _Server(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.registry = registry
         self.ready = ready
+        self._free = threading.Semaphore(MAX_CONNECTIONS)
         super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()  # no thread was started that would
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hung up is not worth a line; a handler that failed is a fault of ours."""

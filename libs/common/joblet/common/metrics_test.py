@@ -86,3 +86,18 @@ def test_a_taken_port_is_named() -> None:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(StartError, match=f"^cannot listen on {listen} for metrics: address already in use$"):
             start_http(listen, CollectorRegistry(), lambda: None)
+
+
+def test_silent_connections_are_bounded_and_come_in_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblet.common.metrics.MAX_CONNECTIONS", 20)
+    with serving(CollectorRegistry()) as server:
+        address = ("127.0.0.1", server.port)
+        # A connection that finds the backlog full comes in after a second at the earliest.
+        silent = [socket.create_connection(address, timeout=0.9) for _ in range(20)]
+        with socket.create_connection(address, timeout=10) as one_more:
+            assert one_more.recv(1) == b""
+        for connection in silent:
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(1) == b"", "its thread is done"
+            connection.close()
+        assert get(server, "/healthz") == (200, "ok\n")
