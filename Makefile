@@ -31,8 +31,8 @@ test-cgroup2: setup  ## the tests that need cgroup v2, inside a guest
 
 up: setup  ## a system that keeps running (PORT=50051, LOCAL_DIR=build/local)
 	@.venv/bin/rnx local up --dir $(LOCAL_DIR) --port $(PORT) --detach
-	@printf 'Use it with:\n  export PATH="%s/.venv/bin:$$PATH"\n  rnx --config %s/rnx-config.yml job run echo hello\n' \
-	  "$(CURDIR)" "$(abspath $(LOCAL_DIR))"
+	@echo 'rnx is in .venv/bin:'
+	@echo '  export PATH="$(CURDIR)/.venv/bin:$$PATH"'
 
 down:  ## stops what `make up` started
 	@.venv/bin/rnx local down --dir $(LOCAL_DIR)
