@@ -6,6 +6,7 @@ Every parser raises InvalidArgument (which is a ValueError) with a text that say
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from joblet.common.errors import InvalidArgument
 
@@ -46,7 +47,12 @@ def rfc3339(ns: int) -> str:
     """A time in nanoseconds since the epoch as "2024-01-15T10:30:00Z", cut to the second; "" for 0, no time."""
     if ns == 0:
         return ""
-    return datetime.fromtimestamp(ns // NS_PER_SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _rfc3339(ns // NS_PER_SECOND)
+
+
+@lru_cache(maxsize=1024)
+def _rfc3339(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse_cpu_list(text: str) -> tuple[int, ...]:

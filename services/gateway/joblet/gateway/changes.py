@@ -5,28 +5,53 @@ Register first, then read the job, then wait: a change between reading and waiti
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+
+_Watchers = dict[str, set[asyncio.Event]]
 
 
 class Changes:
     def __init__(self) -> None:
-        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._watchers: _Watchers = {}
+        self._waiting_for_end: _Watchers = {}
 
-    @contextmanager
-    def watch(self, job_id: str) -> Iterator[asyncio.Event]:
+    def __len__(self) -> int:
+        """How many jobs somebody waits for."""
+        return len(self._watchers.keys() | self._waiting_for_end.keys())
+
+    def watch(self, job_id: str) -> AbstractContextManager[asyncio.Event]:
         """An event that is set by every change of the job; the watcher clears it before it reads the job again."""
-        changed = asyncio.Event()
-        self._watchers.setdefault(job_id, set()).add(changed)
-        try:
-            yield changed
-        finally:
-            watchers = self._watchers[job_id]
-            watchers.discard(changed)
-            if not watchers:
-                del self._watchers[job_id]
+        return _registered(self._watchers, job_id)
+
+    def watch_end(self, job_id: str) -> AbstractContextManager[asyncio.Event]:
+        """As `watch`, for who waits for the job's end: not set by changes that are known to be none."""
+        return _registered(self._waiting_for_end, job_id)
 
     def announce(self, job_ids: Iterable[str]) -> None:
         """These jobs have changed in the store."""
         for job_id in job_ids:
-            for changed in self._watchers.get(job_id, ()):
-                changed.set()
+            _set(self._watchers, job_id)
+            _set(self._waiting_for_end, job_id)
+
+    def announce_progress(self, job_ids: Iterable[str]) -> None:
+        """These jobs have changed, and none of them by ending."""
+        for job_id in job_ids:
+            _set(self._watchers, job_id)
+
+
+def _set(watchers: _Watchers, job_id: str) -> None:
+    for changed in watchers.get(job_id, ()):
+        changed.set()
+
+
+@contextmanager
+def _registered(all_watchers: _Watchers, job_id: str) -> Iterator[asyncio.Event]:
+    changed = asyncio.Event()
+    all_watchers.setdefault(job_id, set()).add(changed)
+    try:
+        yield changed
+    finally:
+        watchers = all_watchers[job_id]
+        watchers.discard(changed)
+        if not watchers:
+            del all_watchers[job_id]

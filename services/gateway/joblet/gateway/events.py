@@ -150,7 +150,9 @@ class Follower:
                 self._publish(link, applied, todo)
 
     def _publish(self, link: Link, applied: event_queries.Applied, todo: "_Todo") -> None:
-        self._changes.announce(applied.changed)
+        ended = set(applied.ended)
+        self._changes.announce(ended)
+        self._changes.announce_progress(job_id for job_id in applied.changed if job_id not in ended)
         self._metrics.events.labels(link.node.id).inc(len(applied.changed))
         for nanoseconds in applied.started:
             self._metrics.running_seconds.observe(nanoseconds / NS_PER_SECOND)

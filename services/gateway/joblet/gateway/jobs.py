@@ -18,8 +18,8 @@ from joblet.common.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from joblet.common.ids import new_job_id
-from joblet.common.states import JobState, Reason
+from joblet.common.ids import is_job_id, new_job_id
+from joblet.common.states import TERMINAL, JobState, Reason
 from joblet.gateway import spec, views
 from joblet.gateway.changes import Changes
 from joblet.gateway.launch import Launches
@@ -166,23 +166,23 @@ class Jobs:
         """The final state, or the present one when the time has passed; 0 waits for ever."""
         if timeout_seconds < 0:
             raise InvalidArgument(f"timeoutSeconds must not be negative: {timeout_seconds}", field="timeoutSeconds")
-        job = await self.find(wanted)
+        job_id = wanted if is_job_id(wanted) else (await self.find(wanted)).id
         try:
             async with asyncio.timeout(timeout_seconds or None):
-                return views.status(await self.ended(job.id))
+                return views.status(await self.ended(job_id))
         except TimeoutError:
-            return views.status(await self.find(job.id))
+            return views.status(await self.find(job_id))
 
     async def ended(self, job_id: str) -> Job:
-        """Returns when the job is terminal in the store."""
-        with self._changes.watch(job_id) as changed:
+        """Returns when the job is terminal in the store. Raises JobNotFound."""
+        with self._changes.watch_end(job_id) as changed:
             return await self._ended(job_id, changed)
 
     async def _ended(self, job_id: str, changed: asyncio.Event) -> Job:
-        while not (job := await self.find(job_id)).ended:
+        while await self._database.read(job_queries.state_of, job_id) not in TERMINAL:
             await changed.wait()
             changed.clear()
-        return job
+        return await self.find(job_id)
 
     async def list(self, page_token: str, page_size: int) -> bytes:
         """A serialized `Jobs`, oldest first: at most `page_size` jobs (0: any number) in at most 3 MiB, and where the

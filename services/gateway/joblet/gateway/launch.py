@@ -150,7 +150,7 @@ class Launches:
         if job.id not in self._overtaken:
             self._acknowledged.add(job.id)
             self._wake.set()
-        self._changes.announce([job.id])
+        self._changes.announce_progress([job.id])
         return None
 
     async def _refused(self, link: Link, job: Job, error: JobletError) -> JobletError:

@@ -183,14 +183,14 @@ def test_a_client_that_goes_away_leaves_nothing(tmp_path: Path) -> None:
                 await call.read()
             waiting = [asyncio.ensure_future(client.WaitJob(job_pb2.WaitJobReq(uuid=job.spec.job_id)))]
             async with asyncio.timeout(10):
-                while it.node.readers != 10 or not it.gateway.changes._watchers:
+                while it.node.readers != 10 or not len(it.gateway.changes):
                     await asyncio.sleep(0.01)
             for call in calls:
                 call.cancel()
             waiting[0].cancel()
             await channel.close()
             async with asyncio.timeout(10):
-                while it.node.readers or it.gateway.changes._watchers:
+                while it.node.readers or len(it.gateway.changes):
                     await asyncio.sleep(0.01)
 
     asyncio.run(scenario())

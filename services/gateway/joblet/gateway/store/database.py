@@ -28,6 +28,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 5000
+# In pages of the log and KiB. Every job changes the same few pages several times: the later the log is carried over
+# into the database, the less there is to carry.
+_SIZES = ("wal_autocheckpoint=4000", "cache_size=-8000")
 
 
 class Database:
@@ -97,7 +100,13 @@ def _engine(url: URL) -> Engine:
 def _prepare(connection: Any, _record: Any) -> None:
     """Transactions are begun by `_begin`, not by the driver's guess from the text of a statement."""
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+    for pragma in (
+        *_SIZES,
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+    ):
         connection.execute(f"PRAGMA {pragma}")
 
 

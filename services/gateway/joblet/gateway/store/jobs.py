@@ -98,6 +98,15 @@ def find(connection: Connection, wanted: str) -> Job:
     return found[0]
 
 
+def state_of(connection: Connection, job_id: str) -> JobState:
+    """By whole id. Raises JobNotFound."""
+    row = _STATE.first(connection, {"job_id": job_id})
+    if row is None:
+        raise JobNotFound(job_id)
+    state: JobState = row[0]
+    return state
+
+
 def _by_id(connection: Connection, job_id: str) -> Job | None:
     row = _BY_ID.first(connection, {"job_id": job_id})
     return None if row is None else Job(*row)
