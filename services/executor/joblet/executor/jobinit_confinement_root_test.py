@@ -6,19 +6,18 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from joblet.executor.jobinit_for_tests import JOBINIT, PATH, UID_BASE, Failed, Job, Node, node, unlimited
+from joblet.executor.jobinit_for_tests import JOBINIT, PATH, UID_BASE, Failed, Job
 from joblet.executor.jobspec import LaunchFlag, Profile, Stage, Upload
 from joblet.executor.procfs import parse_cgroups
 from joblet.executor.syscalls import landlock_abi
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.single_threaded]
 
 BUILD_CAPABILITIES = sum(1 << number for number in (0, 1, 3, 4, 6, 7, 31))
 CAP_KILL = 5
@@ -32,18 +31,6 @@ def call(number, *arguments):
     result = libc.syscall(ctypes.c_long(number), *(ctypes.c_long(a) for a in arguments))
     return "ok" if result >= 0 else errno.errorcode.get(ctypes.get_errno(), "?")
 """
-
-
-@pytest.fixture(scope="module", name="node")
-def fixture_node() -> Iterator[Node]:
-    with node() as made:
-        yield made
-
-
-@pytest.fixture
-def job(node: Node, tmp_path: Path) -> Iterator[Job]:
-    with Job(node, tmp_path / "jbtest-job", unlimited()) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ import signal
 import socket
 import struct
 import tempfile
+import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,6 +110,7 @@ class Job:
         self.pidfd = -1
         self.command = -1
         self.outer = -1
+        self._outer_status = -1
         self.init_cpu_seconds = 0.0
         """Of init itself, known after its end."""
         self._stack = ExitStack()
@@ -131,10 +133,12 @@ class Job:
 
     def spec(self, *argv: str, **changes: object) -> LaunchSpec:
         """A sensible spec for the command, with fields replaced by `changes`."""
-        event = LaunchFlag.NONE if self.cgroup.oom_event_fd is None else LaunchFlag.OOM_EVENT
+        flags = LaunchFlag.LANDLOCK | LaunchFlag.LANDLOCK_OPTIONAL
+        if self.cgroup.oom_event_fd is not None:
+            flags |= LaunchFlag.OOM_EVENT
         spec = LaunchSpec(
             command=argv[0], args=argv[1:], env={"PATH": PATH}, hostname="jbtest",
-            host_uid=UID_BASE + 1000, host_gid=UID_BASE + 1000, flags=LaunchFlag.LANDLOCK | event,
+            host_uid=UID_BASE + 1000, host_gid=UID_BASE + 1000, flags=flags,
             cgroup_version=self.node.cgroups.version,
             init_fds=len(self.cgroup.init_fds), payload_fds=len(self.cgroup.payload_fds),
             tmp_bytes=64 * MIB, work_bytes=64 * MIB, shm_bytes=16 * MIB, tmpfs_inodes=4096,
@@ -200,6 +204,7 @@ class Job:
     def wait_end(self, seconds: float = DEADLINE_SECONDS) -> int:
         """init's exit status."""
         assert readable(self.pidfd, seconds), "init did not end"
+        self.outer_status()  # until outer has ended too, init is its child, not ours
         ended = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOWAIT)
         assert ended is not None
         assert ended.si_code == os.CLD_EXITED, ended
@@ -226,8 +231,10 @@ class Job:
 
     def outer_status(self) -> int:
         """Waits for outer; its exit status."""
-        pid, self.outer = self.outer, -1
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if self.outer > 0:
+            self._outer_status = os.waitstatus_to_exitcode(os.waitpid(self.outer, 0)[1])
+            self.outer = -1
+        return self._outer_status
 
     def _receive(self, wanted: MessageType) -> tuple[Message, list[int], int]:
         data, ancillary, _, _ = self.control.recvmsg(Message.SIZE, 512, socket.MSG_CMSG_CLOEXEC)
@@ -245,8 +252,7 @@ class Job:
 
     def _end_processes(self) -> None:
         self.control.close()
-        if self.outer > 0:
-            os.waitpid(self.outer, 0)
+        self.outer_status()
         if self.pidfd >= 0:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
@@ -277,6 +283,19 @@ def readable(fd: int, seconds: float) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    """Polls for something that gives no event."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
+
+
+def prints(job: Job, wanted: bytes) -> None:
+    """Waits until the log has `wanted`."""
+    until(lambda: wanted in job.output(), f"job did not print {wanted!r}")
 
 
 def read_index(path: Path) -> list[IndexEntry]:
