@@ -31,6 +31,8 @@ RETRY_SECONDS = 0.05
 # The supervisor's pause before a service is started again grows with each of its deaths: 0.05, 0.2, 0.8, 3.2 s.
 MOST_DEATHS = 4
 STUMBLE_LINES = 60
+# gRPC cancels a call that reaches a server at the very moment at which it stops taking calls.
+NOT_ANSWERED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 T = TypeVar("T")
 # A client that comes back at once: gRPC's own pauses of up to two minutes would be most of the test.
 OPTIONS = [
@@ -107,7 +109,7 @@ class Target:
             try:
                 return method(request, timeout=CALL_SECONDS, wait_for_ready=True)
             except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                if error.code() not in NOT_ANSWERED or time.monotonic() > deadline:
                     raise
             time.sleep(RETRY_SECONDS)  # between two attempts
 

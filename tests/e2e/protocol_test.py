@@ -42,7 +42,7 @@ from protocol_system import ATTACKED, Target, target
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
-EXAMPLES, STEPS = 6, 12
+EXAMPLES, STEPS = 5, 12
 FEW_DEATHS = 2  # a system whose services died more often pauses longer and longer before it starts them again
 JOIN_SECONDS = 90.0
 VICTIMS = st.lists(st.sampled_from(ATTACKED), min_size=1, max_size=2, unique=True)
