@@ -181,7 +181,9 @@ class Client:
 
 
 def is_unavailable(error: grpc.RpcError) -> bool:
-    return _call_of(error).code() is grpc.StatusCode.UNAVAILABLE
+    """Whether the server went away. A call that reaches it at the moment at which it stops taking calls ends CANCELLED;
+    rnx itself cancels none that it waits for."""
+    return _call_of(error).code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 def _call_of(error: grpc.RpcError) -> grpc.Call:

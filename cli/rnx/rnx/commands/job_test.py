@@ -106,7 +106,7 @@ def test_values_that_cannot_be_sent(rnx: Rnx, gateway: Gateway) -> None:
 
 
 def test_a_lost_answer_is_asked_for_again_with_the_same_request_id(rnx: Rnx, gateway: Gateway) -> None:
-    gateway.failures = [(grpc.StatusCode.UNAVAILABLE, "going away")] * 2
+    gateway.failures = [(grpc.StatusCode.UNAVAILABLE, "going away"), (grpc.StatusCode.CANCELLED, "Cancelled")]
     assert rnx(*gateway.flags, "run", "true").code == 0
     assert len(gateway.requests) == 3
     assert len({request.requestId for request in gateway.requests}) == 1
