@@ -152,7 +152,7 @@ def test_a_thousand_ends(own_joblet: LocalSystem) -> None:
 
     wait_for("the journal to be empty", lambda: executor_rows(own_joblet) == {"jobs": 0, "events": 0})
     wait_for("the machine as before", lambda: not leftovers.snapshot() - things)
-    assert executor_directories(own_joblet) == []
+    wait_for("the jobs' directories to be gone", lambda: executor_directories(own_joblet) == [])
     logs = own_joblet.directory / "state/logstore"
     assert {job_id: (logs / job_id / "output").stat().st_size for job_id in results} == dict.fromkeys(results, 1)
     print(compare(before, wait_until_as_before(own_joblet, before, SLACK)))

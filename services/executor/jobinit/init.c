@@ -132,14 +132,15 @@ static void give_up_privileges(void)
     close_all(FD_CONTROL, FD_CONTROL);
 }
 
-_Noreturn void init(const struct spec *spec)
+_Noreturn void init(struct spec *spec)
 {
     const struct spec_header *header = &spec->header;
     announce();
     need(STAGE_CONTROL, sys(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE");
     need(STAGE_CONTROL, sys(SYS_setsid), "setsid"); /* no terminal's ^C, no kill of the executor's group */
     need(STAGE_CONTROL, sys(SYS_setgroups, 0, NULL), "setgroups");
-    need(STAGE_RECORD, record_prepare(), "preallocate exit.tmp");
+    if (!(header->flags & LAUNCH_PREPARED))
+        need(STAGE_RECORD, record_prepare(), "preallocate exit.tmp");
     rootfs_mount(spec);
     if (header->flags & LAUNCH_NEW_NETWORK)
         loopback_up();
@@ -147,6 +148,11 @@ _Noreturn void init(const struct spec *spec)
     need(STAGE_HOSTNAME, sys(SYS_setdomainname, "(none)", 6), "setdomainname");
     set_limits(header->nofile);
     make_pipes();
+    if (header->flags & LAUNCH_PREPARED) {
+        order_await(spec);
+        need(STAGE_RECORD, record_prepare(), "preallocate exit.tmp");
+    }
+    rootfs_mount_memory(spec);
     long pid = fork_command(header);
     if (pid == 0)
         command(spec);

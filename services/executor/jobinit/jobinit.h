@@ -36,7 +36,11 @@ enum {
 };
 
 /* ---- Messages on FD_CONTROL ---- */
-enum { MSG_INIT = 1, MSG_PARKED = 2, MSG_ERROR = 3, MSG_GO = 4 };
+enum { MSG_INIT = 1, MSG_PARKED = 2, MSG_ERROR = 3, MSG_GO = 4, MSG_ORDER = 5 };
+
+/* What comes with MSG_ORDER, in this order: descriptors for the places FD_SPEC, FD_STATE, FD_DATA, FD_INDEX, FD_UPLOADS,
+ * FD_OOM_EVENT, FD_OOM_COUNTER, then those for FD_CGROUP and up. */
+enum { ORDER_FIXED_FDS = 7 };
 
 struct msg {
     uint32_t type;
@@ -88,7 +92,8 @@ enum {
     LAUNCH_LANDLOCK = 2,           /* scope abstract sockets and signals; fail when the kernel cannot */
     LAUNCH_LANDLOCK_OPTIONAL = 4,  /* ... but only report it */
     LAUNCH_OOM_EVENT = 8,          /* FD_OOM_EVENT is an eventfd: kill the whole job when it fires */
-    LAUNCH_ALL = 15,
+    LAUNCH_PREPARED = 16,          /* no job yet: init mounts and waits for MSG_ORDER; cgroup v1 only, no cgroup fds */
+    LAUNCH_ALL = 31,
 };
 enum { PROFILE_DEFAULT = 1, PROFILE_BUILD = 2 };
 enum { UPLOAD_FILE = 0, UPLOAD_DIRECTORY = 1 };

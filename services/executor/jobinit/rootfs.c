@@ -82,8 +82,12 @@ void rootfs_mount(const struct spec *spec)
     need(STAGE_MOUNT, sys(SYS_mount, NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "make mounts private");
     mount_proc();
     mount_devpts(header);
-    mount_tmpfs("/dev/shm", header->shm_bytes, header->tmpfs_inodes, ",mode=1777");
     mount_tmpfs("/tmp", header->tmp_bytes, header->tmpfs_inodes, ",mode=1777");
     mount_work(header);
     need(STAGE_MOUNT, sys(SYS_chdir, "/"), "chdir /");
+}
+
+void rootfs_mount_memory(const struct spec *spec)
+{
+    mount_tmpfs("/dev/shm", spec->header.shm_bytes, spec->header.tmpfs_inodes, ",mode=1777");
 }

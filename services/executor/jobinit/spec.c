@@ -100,9 +100,26 @@ static const char *check_uploads(struct cursor *cursor, uint32_t count)
     return NULL;
 }
 
-static const char *check_header(const struct spec_header *h, size_t size)
+static const char *check_numbers(const struct spec_header *h)
 {
     const uint64_t most = UINT64_C(1) << 50;
+    if (h->uid == UINT32_MAX || h->gid == UINT32_MAX || h->host_uid == UINT32_MAX || h->host_gid == UINT32_MAX)
+        return "spec: bad user or group";
+    if (h->host_uid == 0 || h->host_gid == 0 || h->host_uid < h->uid || h->host_gid < h->gid)
+        return "spec: user or group is not in a range of its own";
+    if (h->timeout_ms > UINT64_C(1) << 40 || h->grace_ms > UINT64_C(1) << 40)
+        return "spec: time is out of range";
+    if (h->tmp_bytes - 1 >= most || h->work_bytes - 1 >= most || h->shm_bytes - 1 >= most || h->tmpfs_inodes - 1 >= most)
+        return "spec: file system size is out of range";
+    if (h->nofile < 3 || h->nofile > UINT64_C(1) << 30)
+        return "spec: number of open files is out of range";
+    if (h->argc == 0 || h->argc > SPEC_MAX_STRINGS || h->envc > SPEC_MAX_STRINGS - h->argc)
+        return "spec: no command, or too many arguments";
+    return NULL;
+}
+
+static const char *check_header(const struct spec_header *h, size_t size)
+{
     if (h->magic != SPEC_MAGIC)
         return "spec: bad magic";
     if (h->version != SPEC_VERSION)
@@ -118,21 +135,12 @@ static const char *check_header(const struct spec_header *h, size_t size)
     if (h->init_fds > FD_CGROUP_MAX || h->payload_fds > FD_CGROUP_MAX - h->init_fds)
         return "spec: too many cgroup descriptors";
     /* On v1 init may stay where the executor is; on v2 there is one directory for each. */
+    if (h->flags & LAUNCH_PREPARED)
+        return h->cgroup_version == 1 && h->init_fds == 0 && h->payload_fds == 0 ? check_numbers(h)
+                                                                                 : "spec: cannot be prepared ahead";
     if (h->payload_fds == 0 || (h->cgroup_version == 2 && (h->init_fds != 1 || h->payload_fds != 1)))
         return "spec: wrong number of cgroup descriptors";
-    if (h->uid == UINT32_MAX || h->gid == UINT32_MAX || h->host_uid == UINT32_MAX || h->host_gid == UINT32_MAX)
-        return "spec: bad user or group";
-    if (h->host_uid == 0 || h->host_gid == 0 || h->host_uid < h->uid || h->host_gid < h->gid)
-        return "spec: user or group is not in a range of its own";
-    if (h->timeout_ms > UINT64_C(1) << 40 || h->grace_ms > UINT64_C(1) << 40)
-        return "spec: time is out of range";
-    if (h->tmp_bytes - 1 >= most || h->work_bytes - 1 >= most || h->shm_bytes - 1 >= most || h->tmpfs_inodes - 1 >= most)
-        return "spec: file system size is out of range";
-    if (h->nofile < 3 || h->nofile > UINT64_C(1) << 30)
-        return "spec: number of open files is out of range";
-    if (h->argc == 0 || h->argc > SPEC_MAX_STRINGS || h->envc > SPEC_MAX_STRINGS - h->argc)
-        return "spec: no command, or too many arguments";
-    return NULL;
+    return check_numbers(h);
 }
 
 const char *spec_parse(const void *data, size_t size, struct spec *spec)

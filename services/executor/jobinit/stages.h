@@ -40,8 +40,10 @@ static inline long need(uint32_t stage, long result, const char *detail)
 
 /* main.c, init.c, rootfs.c, command.c, seccomp.c */
 _Noreturn void outer(void);
-_Noreturn void init(const struct spec *spec);
-void rootfs_mount(const struct spec *spec);
+_Noreturn void init(struct spec *spec);
+void rootfs_mount(const struct spec *spec);       /* all but /dev/shm */
+void rootfs_mount_memory(const struct spec *spec); /* /dev/shm, whose size is the job's memory */
+void order_await(struct spec *spec);               /* order.c: replaces the spec and the descriptors */
 _Noreturn void command(const struct spec *spec);
 void seccomp_load(uint32_t profile);
 

@@ -39,9 +39,13 @@ def adopt_jobs(executor: Executor, tasks: TaskGroup) -> None:
             _log.warn("job dropped: it had not started when the executor ended", jobId=record.job_id)
         else:
             _adopt(executor, tasks, record, record.init)
-    dropped = [directory.name for directory in site.jobs_dir.iterdir() if directory.name not in started]
-    for job_id in dropped:
+    dropped = []
+    for job_id in [directory.name for directory in site.jobs_dir.iterdir() if directory.name not in started]:
         site.cgroups.discard(job_id)
+        if site.journal.job(job_id) is None:
+            dropped.append(job_id)
+        else:  # its end had been told, and the executor ended before it had removed this
+            shutil.rmtree(site.state_dir(job_id))
     if dropped:
         executor.leave_at_end(tasks.create_task(_close_logs(site, dropped), name="logs of dropped jobs"))
 

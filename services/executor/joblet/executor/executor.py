@@ -22,6 +22,7 @@ from joblet.executor.job import Order, Outcome, Record
 from joblet.executor.journal import Journal
 from joblet.executor.launch import Resources, launch_spec, not_isolated
 from joblet.executor.metrics import REFUSALS, RUNNING, STARTS, Phases
+from joblet.executor.reserve import Reserve
 from joblet.executor.site import Claims, Site
 from joblet.executor.supervise import Supervisor
 
@@ -37,8 +38,10 @@ class Executor:
         self.site = site
         self._capacity = capacity
         self._tasks = tasks
+        self._reserve = Reserve(site.node, site.users, tasks)
         self._accepting: dict[str, asyncio.Task[Record | JobletError]] = {}
         self._supervisors: dict[str, Supervisor] = {}
+        self._leaving: set[asyncio.Future[None]] = set()  # ended jobs that still hold something of the node
         self._watching: set[asyncio.Task[None]] = set()
         self._closing = False
         RUNNING.set_function(lambda: len(self._supervisors))
@@ -78,8 +81,15 @@ class Executor:
         """Knows a job until its end; also used for adopted ones."""
         job_id = supervisor.job_id
         self._supervisors[job_id] = supervisor
-        supervisor.ended.add_done_callback(lambda _: self._supervisors.pop(job_id, None))
+        supervisor.ended.add_done_callback(lambda _: self._let_go(supervisor))
+        supervisor.launched.add_done_callback(lambda _: self._reserve.refill())
         self.leave_at_end(task)
+
+    def _let_go(self, supervisor: Supervisor) -> None:
+        self._supervisors.pop(supervisor.job_id, None)
+        if not supervisor.released.done():
+            self._leaving.add(supervisor.released)
+            supervisor.released.add_done_callback(self._leaving.discard)
 
     def leave_at_end(self, task: asyncio.Task[None]) -> None:
         """A task that may be canceled when the executor ends: the next one takes up what it did."""
@@ -87,14 +97,17 @@ class Executor:
         task.add_done_callback(self._watching.discard)
 
     async def close(self) -> None:
-        """Takes no more jobs, lets launches come to their point and leaves every running job alone."""
+        """Takes no more jobs, lets launches and removals come to their point and leaves every running job alone."""
         self._closing = True
+        self._reserve.close()
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 while self._accepting or any(supervisor.launching for supervisor in self._supervisors.values()):
                     await asyncio.sleep(0.01)
+                if self._leaving:
+                    await asyncio.wait(self._leaving)
         except TimeoutError:
-            _log.warn("launches were still going on at the end")
+            _log.warn("launches or removals were still going on at the end")
         for task in list(self._watching):
             task.cancel()
 
@@ -143,13 +156,21 @@ class Executor:
         STARTS.inc()
         task = self._tasks.create_task(supervisor.launch(order, spec, resources, phases), name=f"job {order.job_id}")
         self.watch(supervisor, task)
+        self._accepting.pop(order.job_id, None)  # now, lest the next order finds this job counted twice
         return record
 
     async def _claim(
         self, order: Order, holdings: ExitStack, descriptors: ExitStack, phases: Phases
     ) -> tuple[Resources, bytes]:
         site = self.site
-        user = site.users.acquire()
+        prepared = self._reserve.take(order)
+        if prepared is not None:
+            descriptors.callback(self._reserve.done_with, prepared)
+            user = prepared.user
+        else:
+            while site.users.exhausted and self._leaving:
+                await asyncio.wait(self._leaving, return_when=asyncio.FIRST_COMPLETED)
+            user = site.users.acquire()
         holdings.callback(site.users.release, user.base)
         phases.reached("admit")
         # First of all: the directory marks what follows as this executor's (`adopt` clears up by it after a crash).
@@ -165,7 +186,7 @@ class Executor:
         phases.reached("cgroup")
         log_files = await opening.files()
         phases.reached("log")
-        resources = Resources(state, log_files, cgroup, user)
+        resources = Resources(state, log_files, cgroup, user, prepared)
         return resources, launch_spec(order, resources, site.node).encode()
 
 

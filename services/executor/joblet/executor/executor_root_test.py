@@ -5,6 +5,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
@@ -49,8 +50,11 @@ class Bench:
         """`changes` replace fields of its site."""
         async with asyncio.TaskGroup() as tasks:
             self.tasks = tasks
-            with closing(LogStore(self.config.executor.logstore_socket, timeout_seconds=0.5)) as logs:
-                site = site_of(self.config, self.prepared, self.machine, Feed(self.prepared.journal), logs)
+            with (
+                closing(LogStore(self.config.executor.logstore_socket, timeout_seconds=0.5)) as logs,
+                ThreadPoolExecutor(1) as cleaner,
+            ):
+                site = site_of(self.config, self.prepared, self.machine, Feed(self.prepared.journal), logs, cleaner)
                 executor = Executor(replace(site, **changes), machine.capacity(self.config), tasks)  # type: ignore[arg-type]
                 try:
                     yield executor
@@ -125,7 +129,8 @@ def test_without_a_logstore_no_job_starts(bench: Bench) -> None:
                 await asyncio.to_thread(bench.node.start_logstore)
             job = new_order()
             await executor.start(job)
-            assert (await end_of(executor.site, job.job_id)).state is JobState.COMPLETED
+            outcome = await end_of(executor.site, job.job_id)
+            assert outcome.state is JobState.COMPLETED, outcome.message
 
     asyncio.run(scenario())
 
@@ -186,7 +191,8 @@ def test_an_end_waits_for_room_in_the_journal(bench: Bench, monkeypatch: pytest.
             monkeypatch.setattr(executor.site.feed, "ended", sometimes_full)
             job = new_order()
             await executor.start(job)
-            assert (await end_of(executor.site, job.job_id)).state is JobState.COMPLETED
+            outcome = await end_of(executor.site, job.job_id)
+            assert outcome.state is JobState.COMPLETED, outcome.message
         assert refusals == 0
 
     asyncio.run(scenario())
@@ -208,7 +214,7 @@ def test_an_executor_that_is_leaving_takes_nothing(bench: Bench) -> None:
         async with bench.executor() as successor:
             adopt_jobs(successor, bench.tasks)
             assert (await end_of(successor.site, running.job_id)).reason is Reason.SUPERVISOR_KILLED
-            assert bench.left() == []
+            await asyncio.to_thread(wait_until, lambda: bench.left() == [], lambda: f"left: {bench.left()}")
 
     asyncio.run(scenario())
 

@@ -11,6 +11,9 @@ of `Message.SIZE` bytes from its end of a SOCK_SEQPACKET pair (with SO_PASSCRED 
 3. The executor answers `GO`. End of file then means that execve succeeded (or that the job was killed at that moment:
    the exit record tells which by its STARTED flag). Closing the socket instead makes the command exit with 125.
 
+An init prepared ahead (LaunchFlag.PREPARED) says INIT as well and then waits for ORDER, which brings what the job alone
+has: its spec and descriptors. It goes on with PARKED.
+
 ERROR can come instead of any of them; the same stage and errno stand in the exit record.
 """
 
@@ -54,11 +57,16 @@ class Fd(IntEnum):
     CGROUP = 14
 
 
+ORDER_FDS = (Fd.SPEC, Fd.STATE, Fd.DATA, Fd.INDEX, Fd.UPLOADS, Fd.OOM_EVENT, Fd.OOM_COUNTER)
+"""The places of the descriptors that come with ORDER, in this order; those of the payload's cgroups follow."""
+
+
 class MessageType(IntEnum):
     INIT = 1
     PARKED = 2
     ERROR = 3
     GO = 4
+    ORDER = 5
 
 
 class Stage(IntEnum):
@@ -137,6 +145,8 @@ class LaunchFlag(IntFlag):
     """Scope abstract unix sockets and signals; the launch fails when the kernel cannot (Landlock ABI < 6)."""
     LANDLOCK_OPTIONAL = 4
     """With LANDLOCK: a kernel that cannot is only reported, by PARKED with stage LANDLOCK."""
+    PREPARED = 16
+    """There is no job yet: init mounts what no job needs to be known for and waits for ORDER."""
     OOM_EVENT = 8
     """Fd.OOM_EVENT is an eventfd of memory.oom_control (cgroup v1): the whole job is killed when it fires."""
 
@@ -292,3 +302,4 @@ class Message:
 
 
 GO = Message(MessageType.GO).encode()
+ORDER = Message(MessageType.ORDER).encode()

@@ -11,6 +11,7 @@ run (also when the executor dies), and init with it.
 
 import os
 import resource
+import select
 import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,18 @@ from joblet.executor.ending import with_errno
 from joblet.executor.environment import environment_of
 from joblet.executor.etcfiles import HOSTNAME
 from joblet.executor.job import Network, Order
-from joblet.executor.jobspec import GO, Fd, LaunchFlag, LaunchSpec, Message, MessageType, Profile, Stage
+from joblet.executor.jobspec import (
+    GO,
+    ORDER,
+    ORDER_FDS,
+    Fd,
+    LaunchFlag,
+    LaunchSpec,
+    Message,
+    MessageType,
+    Profile,
+    Stage,
+)
 from joblet.executor.logs import LogFiles
 from joblet.executor.userns import JOB_ID_INSIDE, UserNamespace
 from joblet.executor.waiting import readable
@@ -63,6 +75,42 @@ class Resources:
     log: LogFiles
     cgroup: JobCgroup
     user: UserNamespace
+    prepared: "Prepared | None" = None  # an init that waits for this job
+
+
+@dataclass(slots=True, eq=False)
+class Prepared:
+    """An init that waits for a job: its end of the control socket is ours, so is the pidfd until `take_pidfd`."""
+
+    control: socket.socket
+    pid: int
+    user: UserNamespace
+    _pidfd: int | None
+
+    @property
+    def unused(self) -> bool:
+        return self._pidfd is not None
+
+    def alive(self) -> bool:
+        poll = select.poll()
+        poll.register(self._pid_fd(), select.POLLIN)
+        return not poll.poll(0)
+
+    def take_pidfd(self) -> int:
+        """For the caller to close."""
+        pidfd, self._pidfd = self._pid_fd(), None
+        return pidfd
+
+    def close(self) -> None:
+        """Ends it, unless it has its job."""
+        self.control.close()
+        if self._pidfd is not None:
+            os.close(self.take_pidfd())
+
+    def _pid_fd(self) -> int:
+        if self._pidfd is None:
+            raise Internal("this init was given a job already")
+        return self._pidfd
 
 
 class LaunchError(Internal):
@@ -78,11 +126,14 @@ class LaunchError(Internal):
 class Handshake:
     """The executor's end of the control socket of one launch."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, prepared: Prepared | None = None) -> None:
         self._control = control
+        self._prepared = prepared
 
     async def init(self) -> tuple[int, int]:
         """init's pid and a pidfd, which the caller closes."""
+        if self._prepared is not None:
+            return self._prepared.pid, self._prepared.take_pidfd()
         received = await self._receive(MessageType.INIT)
         if len(received.fds) != 1:
             raise LaunchError(Stage.CONTROL, 0, f"{len(received.fds)} descriptors came with init's message")
@@ -136,15 +187,34 @@ class Handshake:
 @contextmanager
 def spawn(spec: bytes, contents: Sequence[bytes], resources: Resources, node: Node) -> Iterator[Handshake]:
     """Starts jobinit with an encoded launch spec and the contents of its uploads. Raises OSError when it cannot."""
+    prepared = resources.prepared
     with ExitStack() as stack:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        stack.enter_context(ours)
-        ours.setblocking(False)
-        unixsock.pass_credentials(ours)
-        with theirs:
-            pid = _posix_spawn(spec, contents, resources, node, theirs.fileno())
-        stack.callback(_reap, pid)
-        yield Handshake(ours)
+        places = _job_places(spec, contents, resources, node, stack)
+        if prepared is not None:
+            stack.callback(prepared.control.close)
+            unixsock.send(prepared.control, ORDER, [places.pop(place) for place in ORDER_FDS] + list(places.values()))
+            yield Handshake(prepared.control, prepared)
+            return
+        yield Handshake(_spawned({**places, Fd.TEMPLATE: node.template, Fd.USERNS: resources.user.fd}, node, stack))
+
+
+async def prepare(network: Network, user: UserNamespace, node: Node) -> Prepared:
+    """An init that waits for a job of this network in this user namespace. Raises OSError and LaunchError."""
+    with ExitStack() as stack:
+        spec = _prepared_spec(network, user, node).encode()
+        nothing: dict[int, int] = dict.fromkeys(ORDER_FDS, node.null)
+        control = _spawned(
+            {
+                **nothing,
+                Fd.SPEC: _memory_file("joblet-spec", [spec], stack),
+                Fd.TEMPLATE: node.template,
+                Fd.USERNS: user.fd,
+            },
+            node,
+            stack,
+        )
+        pid, pidfd = await Handshake(control).init()
+        return Prepared(control.dup(), pid, user, pidfd)
 
 
 def launch_spec(order: Order, resources: Resources, node: Node) -> LaunchSpec:
@@ -173,12 +243,39 @@ def launch_spec(order: Order, resources: Resources, node: Node) -> LaunchSpec:
         work_bytes=node.work_bytes,
         shm_bytes=memory_bytes,
         tmpfs_inodes=_TMPFS_INODES,
-        nofile=min(_MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
+        nofile=_most_files(),
         uploads=[
             jobspec.Upload(upload.path, upload.mode, len(upload.content), upload.is_directory)
             for upload in order.uploads
         ],
     )
+
+
+def _prepared_spec(network: Network, user: UserNamespace, node: Node) -> LaunchSpec:
+    """What every job's spec has that fits: jobinit compares the two."""
+    host = user.base + JOB_ID_INSIDE
+    return LaunchSpec(
+        command="none",
+        env={},
+        hostname=HOSTNAME,
+        host_uid=host,
+        host_gid=host,
+        uid=JOB_ID_INSIDE,
+        gid=JOB_ID_INSIDE,
+        flags=LaunchFlag.PREPARED | (LaunchFlag.NEW_NETWORK if network is Network.NONE else LaunchFlag.NONE),
+        cgroup_version=node.cgroup_version,
+        init_fds=0,
+        payload_fds=0,
+        tmp_bytes=node.tmp_bytes,
+        work_bytes=node.work_bytes,
+        shm_bytes=1,
+        tmpfs_inodes=_TMPFS_INODES,
+        nofile=_most_files(),
+    )
+
+
+def _most_files() -> int:
+    return min(_MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
 def expectation(order: Order, resources: Resources, node: Node, init_pid: int) -> Expectation:
@@ -223,32 +320,40 @@ def _flags(order: Order, resources: Resources, node: Node) -> LaunchFlag:
     return flags
 
 
-def _posix_spawn(spec: bytes, contents: Sequence[bytes], resources: Resources, node: Node, control: int) -> int:
-    with ExitStack() as stack:
-        uploads = _memory_file("joblet-uploads", contents, stack) if contents else node.null
-        cgroup = resources.cgroup
-        places = {
-            0: node.null,
-            1: node.null,
-            2: node.null,
-            Fd.SPEC: _memory_file("joblet-spec", [spec], stack),
-            Fd.CONTROL: control,
-            Fd.TEMPLATE: node.template,
-            Fd.USERNS: resources.user.fd,
-            Fd.STATE: resources.state,
-            Fd.DATA: resources.log.output,
-            Fd.INDEX: resources.log.index,
-            Fd.UPLOADS: uploads,
-            Fd.OOM_EVENT: node.null if cgroup.oom_event_fd is None else cgroup.oom_event_fd,
-            Fd.OOM_COUNTER: cgroup.oom_counter_fd,
-            Fd.NETNS: node.null,
-            **{Fd.CGROUP + place: fd for place, fd in enumerate((*cgroup.init_fds, *cgroup.payload_fds))},
-        }
+def _job_places(
+    spec: bytes, contents: Sequence[bytes], resources: Resources, node: Node, stack: ExitStack
+) -> dict[int, int]:
+    """The descriptors that this job alone has, by place; `stack` closes those made here."""
+    cgroup = resources.cgroup
+    return {
+        Fd.SPEC: _memory_file("joblet-spec", [spec], stack),
+        Fd.STATE: resources.state,
+        Fd.DATA: resources.log.output,
+        Fd.INDEX: resources.log.index,
+        Fd.UPLOADS: _memory_file("joblet-uploads", contents, stack) if contents else node.null,
+        Fd.OOM_EVENT: node.null if cgroup.oom_event_fd is None else cgroup.oom_event_fd,
+        Fd.OOM_COUNTER: cgroup.oom_counter_fd,
+        **{Fd.CGROUP + place: fd for place, fd in enumerate((*cgroup.init_fds, *cgroup.payload_fds))},
+    }
+
+
+def _spawned(places: Mapping[int, int], node: Node, stack: ExitStack) -> socket.socket:
+    """Starts jobinit; our end of the control socket, which `stack` closes. It reaps jobinit's outer process as well."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    stack.enter_context(ours)
+    ours.setblocking(False)
+    unixsock.pass_credentials(ours)
+    with theirs:
+        all_places = {0: node.null, 1: node.null, 2: node.null, Fd.NETNS: node.null, Fd.CONTROL: theirs.fileno()}
         # Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so through execve(2).
-        return os.posix_spawn(
+        pid = os.posix_spawn(
             node.jobinit, ["jobinit"], {}, setsid=True, setsigmask=(), setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
-            file_actions=[(os.POSIX_SPAWN_DUP2, source, int(place)) for place, source in places.items()],
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, source, int(place)) for place, source in sorted({**all_places, **places}.items())
+            ],
         )  # fmt: skip
+    stack.callback(_reap, pid)
+    return ours
 
 
 def _memory_file(name: str, contents: Sequence[bytes], stack: ExitStack) -> int:

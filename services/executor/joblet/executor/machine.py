@@ -13,7 +13,7 @@ from typing import Final
 
 from joblet.common.config import Config
 from joblet.common.errors import Internal
-from joblet.executor import jobinit_path, procfs, rootplan, syscalls, uidranges, userns
+from joblet.executor import jobinit_path, procfs, reserve, rootplan, syscalls, uidranges, userns
 from joblet.executor.admission import Capacity
 from joblet.executor.cgroup.detect import detect
 from joblet.executor.cgroup.devices import block_devices_of
@@ -72,7 +72,7 @@ def _users(config: Config, stack: ExitStack) -> tuple[UidRanges, UserNamespacePo
     pool = UserNamespacePool()
     stack.callback(lambda: ranges.release(pool.used_bases))
     stack.callback(pool.close)
-    for base in ranges.bases[:count]:
+    for base in ranges.bases[: count + reserve.MOST]:
         pool.add(userns.create(base, executor.uid_range_size))
     return ranges, pool
 

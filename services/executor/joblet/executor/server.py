@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Final
@@ -77,13 +78,16 @@ def _executor(
     if isinstance(prepared.machine, JobletError):
         return NoExecutor(prepared.journal, prepared.machine)
     logs = stack.enter_context(closing(LogStore(config.executor.logstore_socket)))
-    site = site_of(config, prepared, prepared.machine, feed, logs)
+    cleaner = stack.enter_context(ThreadPoolExecutor(1, "cleaner"))
+    site = site_of(config, prepared, prepared.machine, feed, logs, cleaner)
     executor = Executor(site, machines.capacity(config), tasks)
     adopt_jobs(executor, tasks)
     return executor
 
 
-def site_of(config: Config, prepared: Prepared, machine: Machine, feed: Feed, logs: LogStore) -> Site:
+def site_of(
+    config: Config, prepared: Prepared, machine: Machine, feed: Feed, logs: LogStore, cleaner: ThreadPoolExecutor
+) -> Site:
     own = config.executor
     node = Node(
         jobinit=machine.jobinit,
@@ -102,7 +106,7 @@ def site_of(config: Config, prepared: Prepared, machine: Machine, feed: Feed, lo
     jobs_dir.mkdir(mode=0o700, exist_ok=True)
     return Site(
         prepared.journal, feed, machine.cgroups, machine.devices, machine.users, logs, node, jobs_dir,
-        config.joblet.cleanup_timeout_seconds,
+        config.joblet.cleanup_timeout_seconds, cleaner,
     )  # fmt: skip
 
 

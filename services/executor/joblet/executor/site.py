@@ -1,5 +1,6 @@
 """What all jobs of a node share while the executor runs, and what one job holds of it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from joblet.executor.userns import UserNamespacePool
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """`jobs_dir` has one state directory per job; `devices` are the disks under what jobs can read."""
+    """`jobs_dir` has one state directory per job; `devices` are the disks under what jobs can read; `cleaner` is one
+    thread, which removes what ended jobs leave."""
 
     journal: Journal
     feed: Feed
@@ -25,6 +27,7 @@ class Site:
     node: Node
     jobs_dir: Path
     cleanup_seconds: float
+    cleaner: ThreadPoolExecutor
 
     def state_dir(self, job_id: str) -> Path:
         return self.jobs_dir / job_id
@@ -33,7 +36,7 @@ class Site:
 @dataclass(frozen=True, slots=True)
 class Claims:
     """`descriptors` are this process's view of a job, closed whenever it stops looking; `holdings` are what the node
-    gave the job, given back when the job has ended and only then: they outlive the executor."""
+    gave the job, given back (by any thread) when the job has ended and only then: they outlive the executor."""
 
     descriptors: ExitStack
     holdings: ExitStack

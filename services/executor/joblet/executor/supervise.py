@@ -1,8 +1,9 @@
 """One job under supervision, from its launch (or adoption) to its end and the event about it.
 
-A job ends when its init does: the pidfd becomes readable. Then, in this order: the exit record and the counters are
-read, the log is closed if init could not, everything the job held is given back, and the end is made durable and told.
-When a job is terminal nothing of it is left on the node but its log and its journal row.
+A job ends when its init does: the pidfd becomes readable; no process of it is left then. In this order: the exit record
+and the counters are read, the log is closed if init could not, the end is made durable and told, and what the job held
+(cgroups, state directory, uid range) is given back in a thread, so that neither the news nor other launches wait for
+it. Nobody gets the uid range before all of it is gone; after a crash in between `adopt` clears up by the directory.
 """
 
 import asyncio
@@ -42,12 +43,14 @@ class Canceled(Exception):
 
 
 class Supervisor:
-    """`ended` gets the job's last event. Either `launch` or `adopt` runs, once, as a task."""
+    """`ended` gets the job's last event, `released` is done once nothing is held for the job any more. Either `launch`
+    or `adopt` runs, once, as a task."""
 
     def __init__(self, site: Site, record: Record, cgroup: JobCgroup | None, claims: Claims) -> None:
         self.job_id = record.job_id
         self.ended: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
-        self.launching = True
+        self.released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.launched: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._site = site
         self._record = record
         self._cgroup = cgroup
@@ -64,7 +67,7 @@ class Supervisor:
         with self._claims.descriptors:
             await self._launch(order, spec, resources, phases)
             del order, spec, resources  # the secrets in them have done their service
-            self.launching = False
+            self.launched.set_result(None)
             await self._end()
 
     async def adopt(self, pidfd: int | None) -> None:
@@ -73,8 +76,12 @@ class Supervisor:
             if pidfd is not None:
                 self._own(pidfd)
                 await self._see_whether_it_runs()
-            self.launching = False
+            self.launched.set_result(None)
             await self._end()
+
+    @property
+    def launching(self) -> bool:
+        return not self.launched.done()
 
     def presume(self, failure: Failure) -> None:
         """Why there may be no exit record."""
@@ -201,13 +208,13 @@ class Supervisor:
                 cgroup=usage, output_bytes=output_bytes or 0,
             )
         )  # fmt: skip
-        self._give_back()
         event = await self._durable(lambda: self._site.feed.ended(self.job_id, outcome, time.time_ns()))
         OUTCOMES.labels(outcome.state, outcome.reason).inc()
         _log.info(
             "job ended", jobId=self.job_id, state=outcome.state, reason=outcome.reason, exitCode=outcome.exit_code
         )
         self.ended.set_result(event)
+        await self._give_back()
         while output_bytes is None:
             await asyncio.sleep(_LOGSTORE_RETRY_SECONDS)
             output_bytes = await self._close_log(record)
@@ -241,7 +248,14 @@ class Supervisor:
             _log.error("the log could not be closed", jobId=self.job_id, error=error)
             return None
 
-    def _give_back(self) -> None:
+    async def _give_back(self) -> None:
+        if self._cgroup is not None:
+            self._cgroup.close()  # descriptors belong to the event loop's thread
+        # To the end, also when the executor is leaving: half of it would be harder to clear up than all.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._site.cleaner, self._remove_holdings))
+        self.released.set_result(None)
+
+    def _remove_holdings(self) -> None:
         try:
             self._claims.holdings.close()
         except (CgroupError, OSError) as error:

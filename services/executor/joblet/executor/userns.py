@@ -57,7 +57,7 @@ def create(base: int, size: int) -> UserNamespace:
 
 
 class UserNamespacePool:
-    """Hands out each namespace to one job at a time."""
+    """Hands out each namespace to one job at a time. `release` may be called by any thread."""
 
     def __init__(self) -> None:
         self._by_base: dict[int, UserNamespace] = {}
@@ -68,6 +68,10 @@ class UserNamespacePool:
         """One more; from now on the pool closes it."""
         self._by_base[namespace.base] = namespace
         self._free.append(namespace)
+
+    @property
+    def exhausted(self) -> bool:
+        return not self._free
 
     @property
     def used_bases(self) -> frozenset[int]:
@@ -88,9 +92,11 @@ class UserNamespacePool:
 
     def release(self, base: int) -> None:
         """The job that used the range has ended. A range this executor has no namespace for is only forgotten."""
+        if base not in self._used:
+            return
         self._used.discard(base)
         namespace = self._by_base.get(base)
-        if namespace is not None and namespace not in self._free:
+        if namespace is not None:
             self._free.append(namespace)
 
     def close(self) -> None:

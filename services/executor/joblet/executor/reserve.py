@@ -1,0 +1,107 @@
+"""Inits prepared ahead of the jobs they will serve: namespaces, mounts and network exist before the order comes.
+
+That is two thirds of a launch, and none of it depends on the job. A prepared init waits on its control socket, holding
+nothing of any job, and leaves when the socket closes (also when the executor dies). It serves one job and never
+another; what it made is attested with everything else while the command waits. Only for cgroup v1: on v2 init starts
+inside the job's cgroup (clone3 with CLONE_INTO_CGROUP), which must exist by then.
+
+Kinds (networks) that were asked for once are kept in stock; it is filled a moment after a launch, one by one.
+"""
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from typing import Final
+
+from joblet.common import log
+from joblet.executor.job import Network, Order
+from joblet.executor.jobspec import Profile
+from joblet.executor.launch import LaunchError, Node, Prepared, prepare
+from joblet.executor.userns import UserNamespacePool
+
+STOCK: Final = 2
+"""Of each network."""
+MOST: Final = STOCK * len(Network)
+"""Uid ranges the reserve can hold beside those of jobs."""
+_PAUSE_SECONDS: Final = 0.004  # so that filling up does not compete with the launch that emptied it
+_PREPARE_SECONDS: Final = 10.0
+
+_log = log.get_logger(__name__)
+
+
+class Reserve:
+    """Made inside the TaskGroup `tasks`; `close` ends everything that is still waiting."""
+
+    def __init__(self, node: Node, users: UserNamespacePool, tasks: asyncio.TaskGroup) -> None:
+        self._node = node
+        self._users = users
+        self._tasks = tasks
+        self._stock: dict[Network, list[Prepared]] = {}
+        self._filling: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def take(self, order: Order) -> Prepared | None:
+        """One that fits the order and is alive, to be handed to `done_with`. None: launch from the start."""
+        if self._closed or self._node.cgroup_version != 1 or order.profile is not Profile.DEFAULT:
+            return None
+        stock = self._stock.setdefault(order.network, [])
+        while stock:
+            prepared = stock.pop(0)
+            if prepared.alive():
+                return prepared
+            _log.warn("a prepared init ended before it got a job", pid=prepared.pid)
+            self._drop(prepared)
+        if self._users.exhausted:
+            self.give_up()
+        return None
+
+    def refill(self) -> None:
+        """Soon, without waiting for it."""
+        if self._filling is None and not self._closed and any(len(stock) < STOCK for stock in self._stock.values()):
+            self._filling = self._tasks.create_task(self._fill(), name="prepare inits")
+
+    def close(self) -> None:
+        self._closed = True
+        if self._filling is not None:
+            self._filling.cancel()
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Ends what waits, for instance because jobs need the uid ranges."""
+        for stock in self._stock.values():
+            while stock:
+                self._drop(stock.pop())
+
+    def done_with(self, prepared: Prepared) -> None:
+        """Ends one that was taken and got no job; its uid range is the caller's. One with a job goes on."""
+        unused = prepared.unused
+        prepared.close()
+        if unused:
+            with suppress(ChildProcessError, ProcessLookupError):
+                os.kill(prepared.pid, signal.SIGKILL)  # our child and unreaped, so the number is still its own
+                os.waitpid(prepared.pid, 0)
+
+    def _drop(self, prepared: Prepared) -> None:
+        self.done_with(prepared)
+        self._users.release(prepared.user.base)
+
+    async def _fill(self) -> None:
+        try:
+            await asyncio.sleep(_PAUSE_SECONDS)
+            for network, stock in self._stock.items():
+                while len(stock) < STOCK and not self._users.exhausted:
+                    stock.append(await self._prepared(network))
+        except (OSError, LaunchError, TimeoutError) as error:
+            _log.warn("no init could be prepared ahead", error=error)
+        finally:
+            self._filling = None
+
+    async def _prepared(self, network: Network) -> Prepared:
+        user = self._users.acquire()
+        try:
+            async with asyncio.timeout(_PREPARE_SECONDS):
+                return await prepare(network, user, self._node)
+        except BaseException:
+            self._users.release(user.base)
+            raise
