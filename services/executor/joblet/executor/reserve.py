@@ -89,7 +89,7 @@ class Reserve:
     async def _fill(self) -> None:
         try:
             await asyncio.sleep(_PAUSE_SECONDS)
-            for network, stock in self._stock.items():
+            for network, stock in list(self._stock.items()):  # another may be asked for meanwhile
                 while len(stock) < STOCK and not self._users.exhausted:
                     stock.append(await self._prepared(network))
         except (OSError, LaunchError, TimeoutError) as error:

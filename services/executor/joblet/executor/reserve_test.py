@@ -1,0 +1,52 @@
+"""What a reserve keeps while orders of another kind come in; the inits are stand-ins."""
+
+import asyncio
+import os
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from joblet.executor import reserve
+from joblet.executor.job import Network
+from joblet.executor.launch import Prepared
+from joblet.executor.reserve import STOCK, Reserve
+from joblet.executor.testing import order
+from joblet.executor.userns import UserNamespace, UserNamespacePool
+
+
+def test_a_network_asked_for_while_another_is_being_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Network] = []
+    reserves: list[Reserve] = []
+    users = UserNamespacePool()
+    node: Any = SimpleNamespace(cgroup_version=1)
+
+    async def prepare(network: Network, user: UserNamespace, node: object) -> Prepared:
+        if not made:
+            assert reserves[0].take(order(network=Network.HOST)) is None
+        made.append(network)
+        return Prepared(socket.socket(socket.AF_UNIX), 1, user, os.open(os.devnull, os.O_RDONLY))
+
+    def dropped(_: Reserve, prepared: Prepared) -> None:
+        prepared.close()
+
+    async def scenario() -> None:
+        for number in range(2 * STOCK):
+            users.add(UserNamespace((number + 1) << 16, 1 << 16, os.open(os.devnull, os.O_RDONLY), number))
+        async with asyncio.TaskGroup() as tasks:
+            reserves.append(Reserve(node, users, tasks))
+            (kept,) = reserves
+            assert kept.take(order(network=Network.NONE)) is None
+            kept.refill()
+        async with asyncio.TaskGroup() as tasks:
+            kept._tasks = tasks
+            kept.refill()
+        kept.close()
+        users.close()
+
+    monkeypatch.setattr(reserve, "prepare", prepare)
+    monkeypatch.setattr(Reserve, "done_with", dropped)
+    asyncio.run(scenario())
+    assert made == [Network.NONE] * STOCK + [Network.HOST] * STOCK
+    assert users.used_bases == frozenset()
