@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import ctypes
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,6 +16,7 @@ from joblet.common.errors import ConfigError, JobletError
 from joblet.common.version import VERSION
 
 EXIT_ERROR = 1
+_M_ARENA_MAX = -8  # <malloc.h>
 EXIT_USAGE = 2
 
 Main = Callable[[asyncio.Event], Awaitable[None]]
@@ -51,7 +53,17 @@ def service(name: str, serve: Serve, arguments: Sequence[str] | None = None) -> 
     except ConfigError as error:
         exit_with(error)
     log.setup(name, config.logging)
+    _bound_arenas()
     return run(lambda stop: serve(config, stop))
+
+
+def _bound_arenas() -> None:
+    """One heap for all threads: glibc gives each of grpc's many one of its own, and keeps what a crowd of clients made
+    them grow to (mallopt(3)). Other C libraries have no such call and no such heaps.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def exit_with(error: JobletError) -> NoReturn:
