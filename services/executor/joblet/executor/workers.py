@@ -6,6 +6,7 @@ it was.
 """
 
 import errno
+import gc
 import os
 import socket
 import traceback
@@ -58,7 +59,9 @@ def worker(work: Work) -> Iterator[Worker]:
 
 
 def _child(work: Work, channel: socket.socket) -> None:
-    # Whatever happens, the child must never return into the parent's code.
+    # Whatever happens, the child must never return into the parent's code; a collection would run its finalizers, which
+    # may wait for threads that a fork does not take along.
+    gc.disable()
     try:
         work(channel)
     except OSError as error:
