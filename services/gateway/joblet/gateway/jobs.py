@@ -32,6 +32,7 @@ from joblet.gateway.store.database import Database
 from joblet.gateway.store.model import Job
 
 STOP_SECONDS = 30.0
+RESTART_SECONDS, RESTART_PAUSE_SECONDS = 5.0, 0.1  # how long a stop waits for an executor that is away, asking so often
 APPLY_SECONDS = 15.0  # from a node's word that a job has ended until its event is in the store
 PAGE_BYTES = 3 * 1024 * 1024
 PAGE_ENVELOPE_BYTES = 64 * 1024  # the least that a page stays below the largest message
@@ -134,20 +135,30 @@ class Jobs:
         return job
 
     async def _stop_on_node(self, job: Job) -> bool:
-        """True when the node says that the job has ended; False when the job never got there and was ended here."""
-        try:
-            link = self._nodes.link(job.node_id)
-            await link.call(link.executor.StopJob, executor_pb2.StopJobRequest(job_id=job.id), STOP_SECONDS)
-        except FailedPrecondition:
-            return True
-        except (NotFound, Unavailable) as error:
-            if await self._stop_unsent(job):
-                return False
-            if isinstance(error, NotFound):
+        """True when the node says that the job has ended; False when the job never got there and was ended here.
+
+        An executor that is being restarted is waited for: its jobs go on meanwhile, and a stop sent twice is one.
+        """
+        deadline = time.monotonic() + RESTART_SECONDS
+        while True:
+            try:
+                link = self._nodes.link(job.node_id)
+                await link.call(link.executor.StopJob, executor_pb2.StopJobRequest(job_id=job.id), STOP_SECONDS)
+            except FailedPrecondition:
+                return True
+            except NotFound:
+                if await self._stop_unsent(job):
+                    return False
                 link.restart.set()  # the node has forgotten the job: the comparison settles what becomes of it
                 return True
-            raise
-        return True
+            except Unavailable:
+                if await self._stop_unsent(job):
+                    return False
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(RESTART_PAUSE_SECONDS)
+            else:
+                return True
 
     async def _stop_unsent(self, job: Job) -> bool:
         """Ends a job that its node has not acknowledged. Should the node have it all the same, it is stopped there as
