@@ -13,6 +13,8 @@ from rnx.conftest import Gateway, Rnx, a_job
 
 PYTHONPATH = {"PYTHONPATH": os.pathsep.join(sys.path)}
 RNX = [sys.executable, "-m", "rnx"]
+# A shell that starts tests in the background has them ignore SIGINT, and what they start inherits that.
+WITH_CTRL_C = ["env", "--default-signal=INT"]
 
 
 def in_a_process(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[bytes]":
@@ -133,7 +135,10 @@ def test_ctrl_c_stops_following_quietly(gateway: Gateway) -> None:
     gateway.output = b"first line\n"
     gateway.hold_output = threading.Event()
     process = subprocess.Popen(
-        [*RNX, *gateway.flags, "log", "f47a"], env=PYTHONPATH, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*WITH_CTRL_C, *RNX, *gateway.flags, "log", "f47a"],
+        env=PYTHONPATH,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
         assert process.stdout is not None

@@ -17,6 +17,7 @@ from joblet.executor.testing_node import (
     Watch,
     inits_of,
     node_processes,
+    runs,
     spec,
     start,
     stop,
@@ -160,7 +161,7 @@ def test_a_node_that_restarted(node: NodeProcesses, tmp_path: Path) -> None:
         stored = json.loads(journal.execute("SELECT init FROM jobs").fetchone()[0])
         journal.execute("UPDATE jobs SET init = ?", (json.dumps({**stored, "boot_id": "another boot"}),))
     os.kill(init, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{init}").exists(), lambda: "init is still there")
+    wait_until(lambda: not runs(init), lambda: "init is still there")
     node.start_executor()
     *_, last = asyncio.run(events_until_end(node, job))
     assert (last.ended.status, last.ended.reason) == ("FAILED", "node-restarted")

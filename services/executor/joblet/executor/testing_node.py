@@ -214,7 +214,18 @@ def inits_of(journal: Path) -> list[int]:
 
     with closing(Journal(journal)) as opened:
         inits = [job.init for job in opened.jobs() if job.init is not None and job.outcome is None]
-    return [init.pid for init in inits if procfs.start_ticks(init.pid) == init.start_ticks]
+    return [init.pid for init in inits if runs(init.pid) and procfs.start_ticks(init.pid) == init.start_ticks]
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process, and not only what of it waits to be reaped: whose child an orphan becomes, and
+    how soon that one looks after it, is the machine's affair.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def with_suppressed_kill(pid: int) -> None:
