@@ -8,15 +8,11 @@ from collections.abc import Sequence
 import click
 
 from rnx.cli import Entry, Noun, flags_of, usage_hint, wants_json
+from rnx.commands import job
 
-_JOB = "rnx.commands.job"
 ENTRIES = {
-    "job": Entry(_JOB, "job", "Jobs: run, status, list, stop, log"),
-    "run": Entry(_JOB, "run", "Create and start a new job with optional resource limits"),
-    "status": Entry(_JOB, "status", "Get detailed information about a job"),
-    "list": Entry(_JOB, "list_jobs", "List all jobs with their current status"),
-    "stop": Entry(_JOB, "stop", "Stop a running job"),
-    "log": Entry(_JOB, "log", "Stream job output in real-time or view historical logs"),
+    "job": Entry("rnx.commands.job", "job", "Jobs: run, status, list, stop, log"),
+    **job.VERBS,
     "local": Entry("rnx.commands.local", "local", "A Joblet of its own on this machine: up, status, down"),
     "doctor": Entry("rnx.commands.doctor", "doctor", "Check this machine as a node: each gap, its cause and its cure"),
     "certs": Entry("rnx.commands.certs", "certs", "Certificates: init, issue, show"),

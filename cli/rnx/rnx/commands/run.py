@@ -1,0 +1,62 @@
+"""`rnx run`: its flags, sending the request, and what is printed of the answer."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rnx import params
+from rnx.cli import Verb
+from rnx.runrequest import RunFlags, build
+from rnx.session import connect, show_message
+
+
+@click.command(
+    "run",
+    cls=Verb,
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[flags]",
+    epilog="""\b
+Examples:
+  rnx job run echo "hello world"
+  rnx job run --max-cpu=50 python3 script.py
+  rnx job run --max-memory=1024 java -jar app.jar
+  rnx job run --upload script.py python3 script.py
+  rnx job run bash -c "sleep 10 && echo done\"""",
+)
+@click.option("--max-cpu", type=params.Limit(), metavar="INT", help="Max CPU percentage (default: from config)")
+@click.option("--max-memory", type=params.Limit(), metavar="INT", help="Max memory in MB (default: from config)")
+@click.option("--max-iobps", type=params.Limit(), metavar="INT", help="Max I/O bytes per second (default: 0=unlimited)")
+@click.option("--max-processes", type=params.Limit(), metavar="INT", help="Max processes (default: from config)")
+@click.option("--cpu-cores", type=params.CpuList(), metavar="LIST", help='Cores to run on, such as "0-2,5"')
+@click.option("--network", metavar="NAME", help='"host", "none" or a network (default: from config)')
+@click.option("--env", "-e", "assignments", multiple=True, metavar="NAME[=VALUE]", help="Environment variable; repeat")
+@click.option("--name", metavar="TEXT", help="A name to recognise the job by")
+@click.option("--workdir", metavar="PATH", help="Directory inside the job to start in (default: /work)")
+@click.option("--timeout", type=params.Duration(), metavar="TIME", help='Stop the job after "30s", "1h30m", ...')
+@click.option(
+    "--upload",
+    "files",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Small file to put into the job's /work; repeat",
+)
+@click.option(
+    "--request-id",
+    metavar="TEXT",
+    help="Name this request: a repetition with the same name gives the same job (default: a new UUID)",
+)
+@click.argument("command", metavar="COMMAND")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")
+def run(command: str, arguments: tuple[str, ...], **given: Any) -> None:
+    """Create and start a new job with optional resource limits.
+
+    Flags of rnx end where the command begins: everything behind it belongs to the command.
+    """
+    from rnx import output
+
+    request = build(RunFlags(**given), command, arguments)
+    with connect(request.requestId) as client:
+        started = client.call_repeatable(lambda stub: stub.RunJob, request).job
+    show_message(started, output.started(started))

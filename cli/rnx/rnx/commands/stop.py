@@ -1,0 +1,18 @@
+"""`rnx stop`."""
+
+import click
+
+from rnx.cli import Verb
+from rnx.session import JOB_ID, connect, show_message
+
+
+@click.command("stop", cls=Verb, options_metavar="[flags]")
+@JOB_ID
+def stop(job_id: str) -> None:
+    """Stop a running job: SIGTERM, and SIGKILL to what is left after 100 ms."""
+    from joblet.api.job_pb2 import StopJobReq
+    from rnx import output
+
+    with connect() as client:
+        stopped = client.call(lambda stub: stub.StopJob, StopJobReq(uuid=job_id)).job
+    show_message(stopped, output.stopped(stopped))

@@ -1,0 +1,64 @@
+"""What `rnx run` was asked for, and the request it sends: every value checked before anything leaves this machine."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rnx import params
+
+if TYPE_CHECKING:
+    from joblet.api.job_pb2 import RunJobReq
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFlags:
+    """The flags of `rnx run`, a field for each under the name that click gives it; None or empty for one not given."""
+
+    max_cpu: int | None  # per cent of one CPU
+    max_memory: int | None  # MiB
+    max_iobps: int | None
+    max_processes: int | None
+    cpu_cores: str | None
+    network: str | None
+    assignments: tuple[str, ...]  # NAME=VALUE, or NAME for the value that rnx itself was given
+    name: str | None
+    workdir: str | None
+    timeout: int | None  # seconds
+    files: tuple[Path, ...]
+    request_id: str | None
+
+
+def build(flags: RunFlags, command: str, arguments: tuple[str, ...]) -> "RunJobReq":
+    """Raises BadUsage by the name of what cannot be sent."""
+    from joblet.api.job_pb2 import FileUpload, RunJobReq
+    from joblet.common.ids import new_job_id
+
+    environment = params.environment(flags.assignments, os.environ)
+    request_id = flags.request_id or new_job_id()
+    texts = [command, *arguments, *environment, *environment.values()]
+    texts += [text for text in (flags.network, flags.name, flags.workdir, request_id) if text]
+    for text in texts:
+        params.checked_text("an argument", text)
+    request = RunJobReq(
+        command=command,
+        args=arguments,
+        maxCPU=flags.max_cpu or 0,
+        maxMemory=flags.max_memory or 0,
+        maxIOBPS=flags.max_iobps or 0,
+        maxProcesses=flags.max_processes or 0,
+        cpuCores=flags.cpu_cores or "",
+        network=flags.network or "",
+        environment=environment,
+        name=flags.name or "",
+        workDir=flags.workdir or "",
+        timeoutSeconds=flags.timeout or 0,
+        requestId=request_id,
+        uploads=[
+            FileUpload(path=file.path, content=file.content, mode=file.mode, size=len(file.content))
+            for file in params.uploads(flags.files)
+        ],
+    )
+    if request.ByteSize() > params.MAX_REQUEST_BYTES:
+        raise params.too_large(f"a request of {request.ByteSize()} bytes")
+    return request
