@@ -107,7 +107,8 @@ struct spec_header {
     uint64_t grace_ms;           /* between TERM and KILL */
     uint64_t tmp_bytes, work_bytes, shm_bytes, tmpfs_inodes;
     uint64_t nofile;
-    uint32_t argc, envc, uploads, reserved;
+    uint32_t argc, envc, uploads;
+    uint32_t log_rate;           /* output in bytes per second; 0: no limit */
 };
 _Static_assert(sizeof(struct spec_header) == 120, "protocol");
 

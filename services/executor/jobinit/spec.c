@@ -126,7 +126,7 @@ static const char *check_header(const struct spec_header *h, size_t size)
         return "spec: unknown version";
     if (h->size != size)
         return "spec: size differs from the file's";
-    if ((h->flags & ~(uint32_t)LAUNCH_ALL) != 0 || h->reserved != 0)
+    if ((h->flags & ~(uint32_t)LAUNCH_ALL) != 0)
         return "spec: unknown flags";
     if (h->profile != PROFILE_DEFAULT && h->profile != PROFILE_BUILD)
         return "spec: unknown profile";

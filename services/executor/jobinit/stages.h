@@ -51,8 +51,8 @@ void seccomp_load(uint32_t profile);
 _Noreturn void supervise(const struct spec *spec, long command_pid);
 
 /* pump.c: pipe -> log file and its index. */
-enum pump { PUMP_IDLE, PUMP_MORE, PUMP_BLOCKED };
-enum pump pump_output(void);
+void pump_limit(uint32_t bytes_per_second); /* 0: none */
+int64_t pump_output(int64_t now); /* not again before that time; INT64_MAX: when there is something in the pipe */
 int64_t pump_index_due(void); /* CLOCK_MONOTONIC, INT64_MAX when there is nothing to say */
 void pump_index(int64_t now);
 long pump_index_end(void); /* 0 or -errno */

@@ -15,7 +15,6 @@
 enum {
     REAPS_PER_TURN = 256, /* a storm of zombies must not keep the loop from its other duties */
     KILL_AGAIN_NS = 50000000,
-    RETRY_NS = 100000000,
 };
 
 struct supervision {
@@ -150,7 +149,7 @@ static void expire(struct supervision *job, int64_t now)
 static void pump(struct supervision *job, int64_t now)
 {
     if (now >= job->retry_at)
-        job->retry_at = pump_output() == PUMP_BLOCKED ? now + RETRY_NS : INT64_MAX;
+        job->retry_at = pump_output(now);
     pump_index(now);
 }
 
@@ -245,6 +244,7 @@ _Noreturn void supervise(const struct spec *spec, long command_pid)
     job.grace_ns = (int64_t)header->grace_ms * 1000000;
     job.forced_at = job.kill_again_at = job.retry_at = INT64_MAX;
     job.record.start_ns = clock_ns(CLOCK_REALTIME);
+    pump_limit(header->log_rate);
     while (!job.empty)
         turn(&job, fds);
     read_launch(&job.record);

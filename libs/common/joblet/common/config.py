@@ -91,6 +91,8 @@ class ExecutorConfig:
     stop_grace_seconds: float = schema.duration(0.1)  # between TERM and KILL
     tmp_size_mb: int = schema.integer(512, minimum=1)  # MiB of /tmp, counted in the job's memory
     work_size_mb: int = schema.integer(1024, minimum=1)  # MiB of /work, counted in the job's memory
+    # Bytes of output per second that each job may write, the job waits; 0: no limit.
+    log_rate_limit: int = schema.integer(0, maximum=2**32 - 1)
     labels: Mapping[str, str] = schema.labels()
 
 

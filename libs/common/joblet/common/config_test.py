@@ -75,6 +75,7 @@ def test_the_printed_file_holds_the_defaults(tmp_path: Path) -> None:
         ("executor.uidRangeStart", 100_000, "uid_range_start", 100_000),
         ("executor.uidRangeSize", 131_072, "uid_range_size", 131_072),
         ("executor.stopGrace", "1s", "stop_grace_seconds", 1.0),
+        ("executor.logRateLimit", 1_000_000, "log_rate_limit", 1_000_000),
         ("executor.tmpSizeMb", 1, "tmp_size_mb", 1),
         ("executor.workSizeMb", 2, "work_size_mb", 2),
         ("executor.labels", {"zone": "a"}, "labels", {"zone": "a"}),
@@ -133,7 +134,7 @@ workflows: {}
         'gateway.database: expected a database URL, sqlite:///FILE or postgresql://..., got "mysql://x"',
         "executor.maxProcesses: unknown key (allowed: listen, metricsListen, tls, gateways, advertise, logstoreAddress,"
         " runtimeAddress, stateDir, logstoreSocket, jobinit, cgroupParent, uidRangeStart, uidRangeSize, stopGrace,"
-        " tmpSizeMb, workSizeMb, labels)",
+        " tmpSizeMb, workSizeMb, logRateLimit, labels)",
         'executor.gateways: expected a list of one or more, each an address "host:port" such as "0.0.0.0:50051" or'
         ' "[::]:50051", got []',
         'executor.cgroupParent: expected the name of one cgroup, without slashes, got "../x"',

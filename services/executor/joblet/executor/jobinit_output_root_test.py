@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import struct
 import zlib
 from itertools import pairwise
@@ -20,6 +21,11 @@ INDEX_INTERVAL_MS = 10
 
 def grow(directory: Path) -> None:
     syscalls.mount("jbtest", str(directory), "tmpfs", syscalls.MS_REMOUNT, "size=64m")
+
+
+def is_marked(directory: Path) -> bool:
+    """Whether init says that it waits for room."""
+    return bool((directory / "output").stat().st_mode & stat.S_ISVTX)
 
 
 def test_a_hundred_megabytes_arrive_byte_for_byte(job: Job) -> None:
@@ -64,6 +70,23 @@ def test_tricks_with_the_pipe_lose_nothing(job: Job) -> None:
     assert output == b"".join(b"%d," % i for i in range(3000)) + bytes(range(256)) * 4000 + b"z" * 3000000
 
 
+def test_a_job_writes_no_faster_than_it_may(job: Job) -> None:
+    rate = 4 * MIB
+    ended = job.run(job.spec("head", "-c", str(2 * rate), "/dev/zero", log_rate=rate))
+    # In any time as much as the rate says, what 0.1 s of silence saved up and one splice; the rest at the end is free.
+    free = 2 * rate // 10 + INDEX_INTERVAL_MS * rate // 1000
+    for before, after in pairwise(ended.index[:-1]):
+        assert after.bytes - before.bytes <= (after.time_ns - before.time_ns) * rate // 10**9 + free
+    assert ended.output == bytes(2 * rate)
+
+
+def test_a_limited_job_is_stopped_at_once(job: Job) -> None:
+    job.start(job.spec("yes", log_rate=1))
+    until(lambda: job.output() != b"", "nothing is written")
+    job.stop()
+    assert job.end().record.reason is EndReason.STOPPED
+
+
 def test_output_is_indexed_while_the_job_runs(job: Job) -> None:
     job.start(job.spec("sh", "-c", "echo one; read x < /dev/ptmx"))
     until(lambda: [(e.bytes, e.kind) for e in read_index(job.log / "index")] == [(4, 1)], "no index entry")
@@ -85,9 +108,11 @@ def test_a_full_disk_makes_the_job_wait(job: Job, small_log: Path) -> None:
     script = "i=0; while [ $i -lt 20000 ]; do echo line $i of the output; i=$((i+1)); done"
     job.start(job.spec("sh", "-c", script), log=small_log)
     until(lambda: (small_log / "output").stat().st_size > 240_000, "log does not grow")
+    until(lambda: is_marked(small_log), "nobody is told that the job waits")
     assert not readable(job.pidfd, 0.3)
     grow(small_log)
     ended = job.end()
+    assert not is_marked(small_log)
     assert ended.output == b"".join(b"line %d of the output\n" % i for i in range(20000))
     assert (ended.record.exit_code, ended.index[-1].kind, ended.index[-1].bytes) == (0, 2, len(ended.output))
 

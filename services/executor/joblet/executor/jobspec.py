@@ -198,6 +198,8 @@ class LaunchSpec:
     tmpfs_inodes: int
     """Files in each of /tmp, /work and /dev/shm."""
     nofile: int = 1024
+    log_rate: int = 0
+    """Bytes of output per second, at most; 0: no limit."""
     uploads: Sequence[Upload] = ()
 
     def encode(self) -> bytes:
@@ -224,7 +226,7 @@ class LaunchSpec:
                 self.uid, self.gid, self.host_uid, self.host_gid,
                 self.timeout_ms, self.grace_ms,
                 self.tmp_bytes, self.work_bytes, self.shm_bytes, self.tmpfs_inodes, self.nofile,
-                argc, envc, uploads, 0,
+                argc, envc, uploads, self.log_rate,
             )  # fmt: skip
         except struct.error as error:
             raise InvalidArgument(f"a number of the launch spec is out of range: {error}") from error

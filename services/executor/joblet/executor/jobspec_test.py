@@ -67,6 +67,7 @@ def test_missing_parents_are_added_once_before_their_first_use() -> None:
         ({"tmpfs_inodes": 0}, "tmpfs_inodes"),
         ({"timeout_ms": -1}, None),
         ({"host_uid": 1 << 32}, None),
+        ({"log_rate": 1 << 32}, None),
         ({"uploads": [Upload("../x", 0o644)]}, "uploads"),
         ({"uploads": [Upload("a/../../x", 0o644)]}, "uploads"),
         ({"uploads": [Upload("/etc/x", 0o644)]}, "uploads"),

@@ -65,6 +65,7 @@ class Node:
     tmp_bytes: int
     work_bytes: int
     grace_seconds: float
+    log_rate: int  # bytes of output per second that each job may write; 0: no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +245,7 @@ def launch_spec(order: Order, resources: Resources, node: Node) -> LaunchSpec:
         shm_bytes=memory_bytes,
         tmpfs_inodes=_TMPFS_INODES,
         nofile=_most_files(),
+        log_rate=node.log_rate,
         uploads=[
             jobspec.Upload(upload.path, upload.mode, len(upload.content), upload.is_directory)
             for upload in order.uploads

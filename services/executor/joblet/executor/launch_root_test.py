@@ -108,7 +108,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
             jobinit=prepared.jobinit, template=prepared.template, bound_paths=prepared.bound_paths,
             host_namespaces=procfs.own_namespaces(), null=null, boot_id=procfs.boot_id(),
             cgroup_version=prepared.cgroups.version, landlock_abi=syscalls.landlock_abi(), tmp_bytes=16 << 20,
-            work_bytes=16 << 20, grace_seconds=0.1,
+            work_bytes=16 << 20, grace_seconds=0.1, log_rate=0,
         )  # fmt: skip
         yield Ground(directory, prepared, node)
     assert Path("/proc/self/mountinfo").read_text() == before

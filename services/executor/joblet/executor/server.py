@@ -101,6 +101,7 @@ def site_of(
         tmp_bytes=own.tmp_size_mb * MIB,
         work_bytes=own.work_size_mb * MIB,
         grace_seconds=own.stop_grace_seconds,
+        log_rate=own.log_rate_limit,
     )
     jobs_dir = own.state_dir / "jobs"
     jobs_dir.mkdir(mode=0o700, exist_ok=True)
