@@ -6,13 +6,16 @@ after it; the last one given wins. What was given ends in `Flags`; where values 
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 _META = "rnx.flags"
+_WAITING = "rnx.waiting"
+F = TypeVar("F", bound=Callable[..., Any])
+WAITING_FLAGS = ("--wait", "--follow", "-f")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,26 @@ def _remember(context: click.Context, parameter: click.Parameter, value: object)
     name = str(parameter.name)
     if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
         context.meta.setdefault(_META, {})[name] = value
+
+
+def passes_job_code(context: click.Context) -> None:
+    """From here on rnx's exit code is to be a job's: its own failures get the one that is kept for them."""
+    context.meta[_WAITING] = True
+
+
+def is_waiting(context: click.Context | None) -> bool:
+    return context is not None and bool(context.meta.get(_WAITING))
+
+
+def waiting_flag(*declarations: str, help: str) -> Callable[[F], F]:
+    """A flag that makes the job's exit code rnx's. Eager, so that this is known when another flag is refused."""
+
+    def remember(context: click.Context, _parameter: click.Parameter, given: bool) -> bool:
+        if given:
+            passes_job_code(context)
+        return given
+
+    return click.option(*declarations, is_flag=True, is_eager=True, callback=remember, help=help)
 
 
 def _global(*declarations: str, **attributes: Any) -> click.Option:
@@ -87,6 +110,14 @@ class _WithGlobalFlags(click.Command):
 
 class Verb(_WithGlobalFlags):
     """A command that does something."""
+
+
+class WaitingVerb(Verb):
+    """A command whose exit code is that of a job."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        passes_job_code(context)
+        return super().parse_args(context, args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +176,7 @@ def usage_hint(context: click.Context | None) -> str | None:
     return f"see {context.command_path} --help" if context is not None else None
 
 
-def wants_json(arguments: Sequence[str]) -> bool:
-    """Whether --json is among the arguments, for the case that they could not be parsed as a whole."""
+def wants(arguments: Sequence[str], *flags: str) -> bool:
+    """Whether one of the flags is among the arguments, for the case that they could not be parsed as a whole."""
     before_separator = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return "--json" in before_separator
+    return not set(flags).isdisjoint(before_separator)

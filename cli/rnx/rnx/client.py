@@ -143,9 +143,12 @@ class Client:
         except grpc.RpcError as error:
             return self.explained(error)
 
-    def call_repeatable(self, method: "Unary[Request, Response]", request: Request) -> Response:
-        """One call that the server may get twice without harm; repeated for a while if the gateway went away."""
-        deadline = time.monotonic() + RETRY_SECONDS
+    def call_repeatable(
+        self, method: "Unary[Request, Response]", request: Request, patience_seconds: float | None = None
+    ) -> Response:
+        """One call that the server may get twice without harm; repeated for a while (RETRY_SECONDS) if the gateway
+        went away."""
+        deadline = time.monotonic() + (RETRY_SECONDS if patience_seconds is None else patience_seconds)
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:

@@ -90,9 +90,11 @@ class Gateway(job_pb2_grpc.JobServiceServicer):
     output: bytes = b""
     cut_output_at: list[int] = field(default_factory=list)  # the stream breaks at these positions, each once
     hold_output: threading.Event | None = None  # the stream ends only when it is set
+    ended: threading.Event | None = None  # `job` is the answer of WaitJob once it is set
     failures: list[tuple[grpc.StatusCode, str]] = field(default_factory=list)
     trailing: tuple[tuple[str, str], ...] = ()
     requests: list[Any] = field(default_factory=list)
+    on_request: Callable[[Any], object] = lambda _: None
     port: int = 0
 
     @property
@@ -114,6 +116,12 @@ class Gateway(job_pb2_grpc.JobServiceServicer):
     def GetJobStatus(self, request: api.GetJobStatusReq, context: Any) -> api.GetJobStatusRes:
         self._seen(request, context)
         return self.job
+
+    def WaitJob(self, request: api.WaitJobReq, context: Any) -> api.WaitJobRes:
+        self._seen(request, context)
+        if self.ended is not None:
+            self.ended.wait(request.timeoutSeconds)
+        return api.WaitJobRes(job=self.job if self.ended is None or self.ended.is_set() else a_job())
 
     def StopJob(self, request: api.StopJobReq, context: Any) -> api.StopJobRes:
         self._seen(request, context)
@@ -138,6 +146,7 @@ class Gateway(job_pb2_grpc.JobServiceServicer):
 
     def _seen(self, request: Any, context: Any) -> None:
         self.requests.append(request)
+        self.on_request(request)
         if self.failures:
             code, text = self.failures.pop(0)
             context.set_trailing_metadata(self.trailing)

@@ -3,6 +3,8 @@
     JobletError (joblet.common)
     ├── InvalidArgument
     │   └── BadUsage          a flag, file or configuration that rnx refuses before anything is sent
+    ├── DeadlineExceeded
+    │   └── StillRunning      the time to wait for a job is over
     └── Unavailable
         ├── CannotConnect     no connection: nobody listens, name unknown, no answer, TLS does not fit
         ├── BadCertificate    the client's or the server's certificate is missing or refused; explained by `diagnose`
@@ -13,18 +15,33 @@ An UNAVAILABLE that the server itself answers over a working connection stays a 
 
 import json
 
-from joblet.common.errors import Code, ConfigError, InvalidArgument, JobletError, NotFound, Unauthenticated, Unavailable
+from joblet.common.errors import (
+    Code,
+    ConfigError,
+    DeadlineExceeded,
+    InvalidArgument,
+    JobletError,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+)
 
 EXIT_OK = 0
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_CONNECTION = 3
 EXIT_NOT_FOUND = 4
+EXIT_TIMEOUT = 124  # as timeout(1)
+EXIT_UNKNOWN = 125  # rnx itself failed where the exit code would have been a job's; as env(1), timeout(1)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 class BadUsage(InvalidArgument):
     """Refused before anything is sent."""
+
+
+class StillRunning(DeadlineExceeded):
+    """The time to wait for a job is over, and it has not ended."""
 
 
 class CannotConnect(Unavailable):
@@ -41,7 +58,12 @@ class NoAnswer(Unavailable):
     """Connected, but the call did not end in time or the connection went away and did not come back."""
 
 
-def exit_code(error: JobletError) -> int:
+def exit_code(error: JobletError, *, of_waiting: bool = False) -> int:
+    """`of_waiting`: the exit code would have been the job's, so rnx's own failures share one that jobs hardly use."""
+    if isinstance(error, StillRunning):
+        return EXIT_TIMEOUT
+    if of_waiting:
+        return EXIT_UNKNOWN
     if isinstance(error, ConfigError | BadUsage):
         return EXIT_USAGE
     if isinstance(error, CannotConnect | BadCertificate | NoAnswer | Unauthenticated):

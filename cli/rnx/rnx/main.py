@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from rnx.cli import Entry, Noun, flags_of, usage_hint, wants_json
+from rnx.cli import WAITING_FLAGS, Entry, Noun, flags_of, is_waiting, usage_hint, wants
 from rnx.commands import job
 
 ENTRIES = {
@@ -46,6 +46,7 @@ Exit codes:
   2    wrong usage or configuration; nothing was sent
   3    no connection: server, network or certificates
   4    not found
+  124, 125, 143  see rnx job wait --help
   130  interrupted by Ctrl+C
 
 \b
@@ -115,7 +116,7 @@ def _invoke(context: click.Context) -> int:
 
         show = as_json if flags_of(context).json else as_text
         click.echo(show(error), err=True)
-        return exit_code(error)
+        return exit_code(error, of_waiting=is_waiting(context))
     finally:
         sys.stdout.flush()
     return 0
@@ -123,14 +124,15 @@ def _invoke(context: click.Context) -> int:
 
 def _report_usage(error: click.ClickException, arguments: Sequence[str]) -> int:
     """Nothing of `arguments` was carried out."""
-    from rnx.errors import BadUsage, as_json, as_text
+    from rnx.errors import BadUsage, as_json, as_text, exit_code
 
     context = error.ctx if isinstance(error, click.UsageError) else None
-    unparsed = isinstance(error, click.NoSuchOption | click.BadOptionUsage) and wants_json(arguments)
-    json = unparsed or (context is not None and flags_of(context).json)
+    unparsed = arguments if isinstance(error, click.NoSuchOption | click.BadOptionUsage) else ()
+    json = wants(unparsed, "--json") or (context is not None and flags_of(context).json)
+    waiting = wants(unparsed, *WAITING_FLAGS) or is_waiting(context)
     refusal = BadUsage(error.format_message(), hint=usage_hint(context))
     click.echo((as_json if json else as_text)(refusal), err=True)
-    return EXIT_USAGE
+    return exit_code(refusal, of_waiting=waiting)
 
 
 def _discard_output() -> None:

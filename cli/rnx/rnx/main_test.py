@@ -41,7 +41,7 @@ def test_help_names_every_command_and_the_exit_codes(rnx: Rnx) -> None:
     assert "stop-jobs" not in rnx("local", "--help").out.decode(), "what the supervisor uses is not for people"
 
 
-@pytest.mark.parametrize("verb", ["run", "status", "list", "stop", "log"])
+@pytest.mark.parametrize("verb", ["run", "status", "list", "wait", "stop", "log"])
 def test_every_verb_has_help_with_and_without_its_noun(rnx: Rnx, verb: str) -> None:
     short, long = rnx(verb, "--help"), rnx("job", verb, "--help")
     assert (short.code, long.code) == (0, 0)
@@ -58,7 +58,7 @@ def test_version(rnx: Rnx) -> None:
     ("arguments", "error"),
     [
         (["jobb"], f'unknown command "jobb" (there is {", ".join(main.ENTRIES)})'),
-        (["job", "walk"], 'unknown command "walk" (there is run, status, list, stop, log)'),
+        (["job", "walk"], 'unknown command "walk" (there is run, status, list, wait, stop, log)'),
         (["run"], "Missing argument 'COMMAND'."),
         (["status"], "Missing argument 'JOB-UUID'."),
         (["run", "--max-cpu=abc", "true"],

@@ -51,6 +51,20 @@ def stopped(job: GetJobStatusRes) -> Iterator[str]:
     yield f"EndTime: {job.endTime}"
 
 
+def ended(job: GetJobStatusRes) -> Iterator[str]:
+    yield "Job ended:"
+    yield f"ID: {job.uuid}"
+    yield f"Status: {job.status}"
+    yield f"ExitCode: {job.exitCode}"
+    yield f"EndTime: {job.endTime}"
+    if job.reason:
+        yield reason(job)
+
+
+def reason(job: GetJobStatusRes) -> str:
+    return f"Reason: {printable(job.reason)}" + (f" ({printable(job.message)})" if job.message else "")
+
+
 def status(job: GetJobStatusRes) -> Iterator[str]:
     yield f"Id: {job.uuid}"
     yield f"Command: {command_line(job)}"
@@ -64,7 +78,7 @@ def status(job: GetJobStatusRes) -> Iterator[str]:
     if job.name:
         yield f"Name: {printable(job.name)}"
     if job.reason:
-        yield f"Reason: {printable(job.reason)}" + (f" ({printable(job.message)})" if job.message else "")
+        yield reason(job)
     if job.signal:
         yield f"Signal: {job.signal}"
     yield f"Network: {network(job.network)}"

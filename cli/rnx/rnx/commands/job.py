@@ -6,6 +6,7 @@ VERBS = {
     "run": Entry("rnx.commands.run", "run", "Create and start a new job with optional resource limits"),
     "status": Entry("rnx.commands.status", "status", "Get detailed information about a job"),
     "list": Entry("rnx.commands.listing", "list_jobs", "List all jobs with their current status"),
+    "wait": Entry("rnx.commands.wait", "wait", "Wait until jobs have ended; exit as they did"),
     "stop": Entry("rnx.commands.stop", "stop", "Stop a running job"),
     "log": Entry("rnx.commands.log", "log", "Stream job output in real-time or view historical logs"),
 }

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from rnx import params
-from rnx.cli import Verb
+from rnx.cli import Verb, flags, waiting_flag
 from rnx.runrequest import RunFlags, build
 from rnx.session import connect, show_message
 
@@ -22,7 +22,12 @@ Examples:
   rnx job run --max-cpu=50 python3 script.py
   rnx job run --max-memory=1024 java -jar app.jar
   rnx job run --upload script.py python3 script.py
-  rnx job run bash -c "sleep 10 && echo done\"""",
+  rnx job run bash -c "sleep 10 && echo done"
+  rnx job run --follow make test            # its output here; exits as it does
+  rnx job run --wait --timeout=1h ./train || echo "exit code $?"
+
+\b
+With --wait or --follow, rnx exits as the job did; see rnx job wait --help.""",
 )
 @click.option("--max-cpu", type=params.Limit(), metavar="INT", help="Max CPU percentage (default: from config)")
 @click.option("--max-memory", type=params.Limit(), metavar="INT", help="Max memory in MB (default: from config)")
@@ -47,9 +52,28 @@ Examples:
     metavar="TEXT",
     help="Name this request: a repetition with the same name gives the same job (default: a new UUID)",
 )
+@waiting_flag("--wait", help="Wait until the job has ended and exit with its exit code")
+@waiting_flag(
+    "--follow", "-f", help="Print the job's output while it runs, nothing else on stdout, and exit as --wait does"
+)
+@click.option(
+    "--stop-on-interrupt",
+    is_flag=True,
+    help="With --wait or --follow: Ctrl+C stops the job (else it goes on), twice leaves at once",
+)
 @click.argument("command", metavar="COMMAND")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")
-def run(command: str, arguments: tuple[str, ...], **given: Any) -> None:
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    command: str,
+    arguments: tuple[str, ...],
+    wait: bool,
+    follow: bool,
+    stop_on_interrupt: bool,
+    **given: Any,
+) -> None:
     """Create and start a new job with optional resource limits.
 
     Flags of rnx end where the command begins: everything behind it belongs to the command.
@@ -57,6 +81,12 @@ def run(command: str, arguments: tuple[str, ...], **given: Any) -> None:
     from rnx import output
 
     request = build(RunFlags(**given), command, arguments)
+    if stop_on_interrupt and not (wait or follow):
+        raise click.UsageError("--stop-on-interrupt goes with --wait or --follow", context)
     with connect(request.requestId) as client:
         started = client.call_repeatable(lambda stub: stub.RunJob, request).job
+        if wait or follow:
+            from rnx import attend
+
+            context.exit(attend.attend(client, started, follow=follow, stop=stop_on_interrupt, as_json=flags().json))
     show_message(started, output.started(started))
