@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,18 +58,18 @@ class CpuList(click.ParamType[str, str]):
             self.fail(error.message, parameter, context)
 
 
-def environment(assignments: Iterable[str], own: Mapping[str, str]) -> dict[str, str]:
-    """{"A": "1"} for "A=1"; a name alone takes its value from `own`, rnx's environment. Raises BadUsage."""
+def labels(assignments: Iterable[str], flag: str = "--label") -> dict[str, str]:
+    """{"team": "a"} for "team=a". Raises BadUsage; two values for one name are no answer to which one counts."""
     from rnx.errors import BadUsage
 
     result: dict[str, str] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
-        if not name:
-            raise BadUsage(f'--env: expected NAME=VALUE, got "{assignment}"')
-        if not equals and name not in own:
-            raise BadUsage(f"--env {name}: no value given and not set here", hint=f"write --env {name}=VALUE")
-        result[name] = value if equals else own[name]
+        if not (name and equals):
+            raise BadUsage(f'{flag}: expected NAME=VALUE, got "{assignment}"')
+        if result.get(name, value) != value:
+            raise BadUsage(f"{flag} {name}: given twice with different values")
+        result[name] = value
     return result
 
 
@@ -124,3 +124,13 @@ def checked_text(what: str, text: str) -> str:
     except UnicodeEncodeError as error:
         raise BadUsage(f"{what} is not UTF-8: {text!r}") from error
     return text
+
+
+def checked_secret(name: str, value: str) -> None:
+    """As `checked_text`, without the text."""
+    from rnx.errors import BadUsage
+
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadUsage(f"the value of {name} is not UTF-8") from None

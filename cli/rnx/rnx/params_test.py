@@ -1,24 +1,18 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rnx import params
 from rnx.errors import BadUsage
 
 
-@given(st.dictionaries(st.text(st.characters(exclude_characters="="), min_size=1), st.text()))
-def test_environment_round_trip(values: dict[str, str]) -> None:
-    assert params.environment([f"{name}={value}" for name, value in values.items()], {}) == values
-
-
-def test_environment_from_here() -> None:
-    assert params.environment(["A", "B=", "A=2"], {"A": "1"}) == {"A": "2", "B": ""}
-    with pytest.raises(BadUsage, match="--env C: no value given and not set here"):
-        params.environment(["C"], {"A": "1"})
-    with pytest.raises(BadUsage, match='expected NAME=VALUE, got "=x"'):
-        params.environment(["=x"], {})
+def test_labels() -> None:
+    assert params.labels(["team=a", "empty=", "x=y=z", "team=a"]) == {"team": "a", "empty": "", "x": "y=z"}
+    for wrong in ("team", "=a", ""):
+        with pytest.raises(BadUsage, match="--label: expected NAME=VALUE"):
+            params.labels([wrong])
+    with pytest.raises(BadUsage, match="--label team: given twice"):
+        params.labels(["team=a", "team=b"])
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("1h30m", 5400), ("1000ms", 1)])

@@ -22,7 +22,11 @@ class RunFlags:
     cpu_cores: str | None
     network: str | None
     assignments: tuple[str, ...]  # NAME=VALUE, or NAME for the value that rnx itself was given
+    env_files: tuple[Path, ...]
+    secret_assignments: tuple[str, ...]
+    secret_env_files: tuple[Path, ...]
     name: str | None
+    labels: tuple[str, ...]  # NAME=VALUE
     workdir: str | None
     timeout: int | None  # seconds
     files: tuple[Path, ...]
@@ -34,12 +38,15 @@ def build(flags: RunFlags, command: str, arguments: tuple[str, ...]) -> "RunJobR
     from joblet.api.job_pb2 import FileUpload, RunJobReq
     from joblet.common.ids import new_job_id
 
-    environment = params.environment(flags.assignments, os.environ)
+    environment, secrets = _environments(flags)
+    labels = params.labels(flags.labels)
     request_id = flags.request_id or new_job_id()
-    texts = [command, *arguments, *environment, *environment.values()]
+    texts = [command, *arguments, *environment, *environment.values(), *secrets, *labels, *labels.values()]
     texts += [text for text in (flags.network, flags.name, flags.workdir, request_id) if text]
     for text in texts:
         params.checked_text("an argument", text)
+    for name, secret in secrets.items():
+        params.checked_secret(name, secret)
     request = RunJobReq(
         command=command,
         args=arguments,
@@ -50,7 +57,9 @@ def build(flags: RunFlags, command: str, arguments: tuple[str, ...]) -> "RunJobR
         cpuCores=flags.cpu_cores or "",
         network=flags.network or "",
         environment=environment,
+        secretEnvironment=secrets,
         name=flags.name or "",
+        labels=labels,
         workDir=flags.workdir or "",
         timeoutSeconds=flags.timeout or 0,
         requestId=request_id,
@@ -62,3 +71,14 @@ def build(flags: RunFlags, command: str, arguments: tuple[str, ...]) -> "RunJobR
     if request.ByteSize() > params.MAX_REQUEST_BYTES:
         raise params.too_large(f"a request of {request.ByteSize()} bytes")
     return request
+
+
+def _environments(flags: RunFlags) -> tuple[dict[str, str], dict[str, str]]:
+    """What everybody may see, and what nobody may."""
+    from rnx import environment
+
+    plain = environment.Source("--env", "--env-file", flags.assignments, flags.env_files)
+    secret = environment.Source("--secret-env", "--secret-env-file", flags.secret_assignments, flags.secret_env_files)
+    both = environment.variables(plain, os.environ), environment.variables(secret, os.environ)
+    environment.refuse_both(*both)
+    return both

@@ -10,6 +10,8 @@ from rnx.cli import Verb, flags, waiting_flag
 from rnx.runrequest import RunFlags, build
 from rnx.session import connect, show_message
 
+FILE = click.Path(path_type=Path)
+
 
 @click.command(
     "run",
@@ -24,6 +26,8 @@ Examples:
   rnx job run --upload script.py python3 script.py
   rnx job run bash -c "sleep 10 && echo done"
   rnx job run --follow make test            # its output here; exits as it does
+  rnx job run -e MODE=fast -s API_TOKEN --secret-env-file db.env ./serve
+  rnx job run --name nightly -l team=data -l env=prod ./train
   rnx job run --wait --timeout=1h ./train || echo "exit code $?"
 
 \b
@@ -36,8 +40,36 @@ With --wait or --follow, rnx exits as the job did; see rnx job wait --help.""",
 @click.option("--cpu-cores", type=params.CpuList(), metavar="LIST", help='Cores to run on, such as "0-2,5"')
 @click.option("--network", metavar="NAME", help='"host", "none" or a network (default: from config)')
 @click.option("--env", "-e", "assignments", multiple=True, metavar="NAME[=VALUE]", help="Environment variable; repeat")
+@click.option(
+    "--env-file",
+    "env_files",
+    multiple=True,
+    type=FILE,
+    metavar="FILE",
+    help="NAME=VALUE a line, as a .env file; repeat",
+)
+@click.option(
+    "--secret-env",
+    "-s",
+    "secret_assignments",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="Environment variable that nobody is shown. NAME alone takes the value from rnx's own environment: other users"
+    " of this machine can read NAME=VALUE on the command line while rnx runs",
+)
+@click.option(
+    "--secret-env-file",
+    "secret_env_files",
+    multiple=True,
+    type=FILE,
+    metavar="FILE",
+    help="The same from a file; repeat",
+)
 @click.option("--name", metavar="TEXT", help="A name to recognise the job by")
-@click.option("--workdir", metavar="PATH", help="Directory inside the job to start in (default: /work)")
+@click.option("--label", "-l", "labels", multiple=True, metavar="NAME=VALUE", help="Label to find the job by; repeat")
+@click.option(
+    "--workdir", metavar="PATH", help="Directory inside the job to start in; it must exist there (default: /work)"
+)
 @click.option("--timeout", type=params.Duration(), metavar="TIME", help='Stop the job after "30s", "1h30m", ...')
 @click.option(
     "--upload",

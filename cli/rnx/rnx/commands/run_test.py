@@ -31,15 +31,22 @@ def test_run_prints_the_transcript(rnx: Rnx, gateway: Gateway) -> None:
 
 def test_every_flag_of_run_reaches_the_request(rnx: Rnx, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FROM_HERE", "taken over")
+    monkeypatch.setenv("FROM_HERE_TOO", "too")
+    Path(".env").write_text("C=3\nA=overridden\n")
+    Path(".secret").write_text("T='two'\n")
     rnx(
         *gateway.flags, "run", "--max-cpu=150", "--max-memory", "64", "--max-iobps=1000", "--max-processes=7",
-        "--cpu-cores=1,0,3", "--network=none", "--env", "A=1", "-e", "B=x=y", "-e", "FROM_HERE", "--name=first",
+        "--cpu-cores=1,0,3", "--network=none", "--env", "A=1", "-e", "B=x=y", "-e", "FROM_HERE", "--env-file=.env",
+        "-s", "FROM_HERE_TOO", "--secret-env=S=1", "--secret-env-file=.secret", "--name=first", "-l", "team=a",
+        "--label=b=",
         "--workdir=/tmp", "--timeout=1h30m", "--request-id=mine", "echo",
     )  # fmt: skip
     assert gateway.requests == [
         api.RunJobReq(
             command="echo", maxCPU=150, maxMemory=64, maxIOBPS=1000, maxProcesses=7, cpuCores="0-1,3", network="none",
-            environment={"A": "1", "B": "x=y", "FROM_HERE": "taken over"}, name="first", workDir="/tmp",
+            environment={"A": "1", "B": "x=y", "C": "3", "FROM_HERE": "taken over"},
+            secretEnvironment={"FROM_HERE_TOO": "too", "S": "1", "T": "two"}, name="first",
+            labels={"team": "a", "b": ""}, workDir="/tmp",
             timeoutSeconds=5400, requestId="mine",
         )
     ]  # fmt: skip
@@ -96,8 +103,18 @@ def test_uploads_that_are_refused_before_anything_is_sent(rnx: Rnx, gateway: Gat
 
 
 def test_values_that_cannot_be_sent(rnx: Rnx, gateway: Gateway) -> None:
-    for arguments in (["-e", "=x", "true"], ["-e", "NOT_SET_HERE", "true"], ["true", "\udcff"]):
-        assert rnx(*gateway.flags, "run", *arguments).code == 2
+    for arguments in (
+        ["-e", "=x", "true"],
+        ["-e", "NOT_SET_HERE", "true"],
+        ["true", "\udcff"],
+        ["-l", "x", "true"],
+        ["-s", "A=canary", "-e", "A=1", "true"],
+        ["-s", "A=canary\udcff", "true"],
+        ["-s", "=canary", "true"],
+    ):
+        result = rnx(*gateway.flags, "run", *arguments)
+        assert result.code == 2
+        assert "canary" not in result.err
     assert gateway.requests == []
 
 
