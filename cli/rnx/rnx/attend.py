@@ -39,8 +39,8 @@ def attend(client: "Client", job: "GetJobStatusRes", *, follow: bool, stop: bool
 def _follow(client: "Client", job_id: str, as_json: bool) -> None:
     from rnx import joblog
 
-    write = joblog.write_json if as_json else joblog.write_raw
-    joblog.follow(client, job_id, write, _say, heading=None, no_follow=False)
+    write = joblog.writer(as_json=as_json, timestamps=False)
+    joblog.follow(client, joblog.request(job_id), write, _say, heading=None)
 
 
 def _say_end(job: "GetJobStatusRes") -> None:

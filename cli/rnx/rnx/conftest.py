@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from joblet.common import pki
 from joblet.common.pki import Bundle
@@ -89,6 +90,8 @@ class Gateway(job_pb2_grpc.JobServiceServicer):
     pages: list[api.Jobs] = field(default_factory=lambda: [api.Jobs()])
     output: bytes = b""
     cut_output_at: list[int] = field(default_factory=list)  # the stream breaks at these positions, each once
+    begin: int = 0  # where the output begins that was asked for by lines or times
+    times: bool = False  # chunks of 3 bytes, each with a time of its own: 7 s, 8 s, ...
     hold_output: threading.Event | None = None  # the stream ends only when it is set
     ended: threading.Event | None = None  # `job` is the answer of WaitJob once it is set
     failures: list[tuple[grpc.StatusCode, str]] = field(default_factory=list)
@@ -134,15 +137,24 @@ class Gateway(job_pb2_grpc.JobServiceServicer):
     def GetJobLogs(self, request: api.GetJobLogsReq, context: Any) -> Iterator[api.DataChunk]:
         self._seen(request, context)
         position = request.offset
+        if request.HasField("tailLines") or request.HasField("since"):
+            position = self.begin
+            yield api.DataChunk(offset=position)
+        size = 3 if self.times else 1000
         while position < len(self.output):
             if self.cut_output_at and position >= self.cut_output_at[0]:
                 self.cut_output_at.pop(0)
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the gateway goes away")
-            payload = self.output[position : position + 1000]
-            yield api.DataChunk(payload=payload, offset=position)
+            payload = self.output[position : position + size]
+            yield api.DataChunk(payload=payload, offset=position, times=self._times(position))
             position += len(payload)
         if self.hold_output is not None:
             self.hold_output.wait(30)
+
+    def _times(self, position: int) -> list[api.OutputTime]:
+        if not self.times:
+            return []
+        return [api.OutputTime(time=Timestamp(seconds=7 + (position - self.begin) // 3))]
 
     def _seen(self, request: Any, context: Any) -> None:
         self.requests.append(request)

@@ -10,33 +10,67 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
 
 from joblet.api.job_pb2 import DataChunk, GetJobLogsReq, GetJobStatusReq
 from joblet.common.errors import JobletError
+from joblet.common.units import NS_PER_SECOND
+from rnx import stamps
 from rnx.client import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Client, is_unavailable
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
 
 RESUME_SECONDS = 30.0  # without a byte or a connection for so long, following ends with the error
 
-Write = Callable[[int, bytes], None]
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some output; `times` are positions in the payload and since when, in nanoseconds, the bytes behind them exist."""
+
+    offset: int
+    payload: bytes
+    times: Sequence[tuple[int, int]] = ()
+
+
+Write = Callable[[Piece], None]
 Say = Callable[[str], None]
 
 
-def follow(client: Client, job_id: str, write: Write, say: Say, *, heading: str | None, no_follow: bool) -> None:
-    """Passes every chunk to `write(offset, bytes)` until the job has ended (or, with `no_follow`, until now).
+def request(
+    job_id: str,
+    *,
+    no_follow: bool = False,
+    tail: int | None = None,
+    since_ns: int | None = None,
+    until_ns: int | None = None,
+    timestamps: bool = False,
+) -> GetJobLogsReq:
+    """What is None is not asked for."""
+    wanted = GetJobLogsReq(uuid=job_id, noFollow=no_follow, tailLines=tail, timestamps=timestamps)
+    for field, time_ns in ((wanted.since, since_ns), (wanted.until, until_ns)):
+        if time_ns is not None:
+            field.SetInParent()
+            field.seconds, field.nanos = divmod(time_ns, NS_PER_SECOND)
+    return wanted
+
+
+def follow(client: Client, wanted: GetJobLogsReq, write: Write, say: Say, *, heading: str | None) -> None:
+    """Passes every piece of what is `wanted` to `write`, until the server says that this is all.
 
     The heading is said once it is sure that there is such a job: the stream of a silent job tells nothing for a while.
     """
-    position = 0
-    if heading is not None and _exists(client, job_id):
+    position = None if _is_searched(wanted) else wanted.offset  # None until the server has said where it begins
+    if heading is not None and _exists(client, wanted.uuid):
         say(heading)
     deadline = 0.0  # of finding a way back; 0 while there is nothing to find
     pause = FIRST_PAUSE_SECONDS
     while True:
-        request = GetJobLogsReq(uuid=job_id, offset=position, noFollow=no_follow)
-        call = client.stream(lambda stub: stub.GetJobLogs, request)
+        call = client.stream(lambda stub: stub.GetJobLogs, from_position(wanted, position))
         try:
             for chunk in call:
                 deadline = 0.0
@@ -49,7 +83,7 @@ def follow(client: Client, job_id: str, write: Write, say: Say, *, heading: str 
         if not deadline:
             deadline, pause = time.monotonic() + RESUME_SECONDS, FIRST_PAUSE_SECONDS
             if is_unavailable(failure):
-                say(f"Connection lost; going on at byte {position} ...")
+                say(f"Connection lost; going on at byte {position or 0} ...")
         if not is_unavailable(failure) or time.monotonic() + pause > deadline:
             raise client.explained(failure) from failure
         time.sleep(pause)
@@ -65,19 +99,66 @@ def _exists(client: Client, job_id: str) -> bool:
     return True
 
 
-def pass_on(chunk: DataChunk, position: int, write: Write, say: Say) -> int:
+def _is_searched(wanted: GetJobLogsReq) -> bool:
+    return wanted.HasField("tailLines") or wanted.HasField("since")
+
+
+def from_position(wanted: GetJobLogsReq, position: int | None) -> GetJobLogsReq:
+    """The request that goes on at `position`: where to begin is not searched for again, when to end stays."""
+    if position is None:
+        return wanted
+    request = GetJobLogsReq()
+    request.CopyFrom(wanted)
+    request.ClearField("tailLines")
+    request.ClearField("since")
+    request.offset = position
+    return request
+
+
+def pass_on(chunk: DataChunk, position: int | None, write: Write, say: Say) -> int:
     """Writes what of `chunk` lies at or behind `position`; the new position. A server without offsets sends 0."""
-    payload, offset = chunk.payload, chunk.offset or position
+    offset = chunk.offset or position or 0
+    position = offset if position is None else position
     if offset > position:
         say(f"Bytes {position} to {offset - 1} are no longer kept.")
-    elif offset < position:
-        payload, offset = payload[position - offset :], position
-    if payload:
-        write(offset, payload)
-    return offset + len(payload)
+    piece = _behind(Piece(offset, chunk.payload, _times(chunk)), position - offset)
+    if piece.payload:
+        write(piece)
+    return piece.offset + len(piece.payload)
 
 
-def write_raw(_offset: int, payload: bytes) -> None:
+def _times(chunk: DataChunk) -> list[tuple[int, int]]:
+    return [(entry.position, _nanoseconds(entry.time)) for entry in chunk.times]
+
+
+def _nanoseconds(value: "Timestamp") -> int:
+    return value.seconds * NS_PER_SECOND + value.nanos
+
+
+def _behind(piece: Piece, skipped: int) -> Piece:
+    """The piece without its first bytes, which were there already."""
+    if skipped <= 0:
+        return piece
+    times = [(max(0, begin - skipped), time_ns) for begin, time_ns in piece.times]
+    return Piece(piece.offset + skipped, piece.payload[skipped:], times)
+
+
+def writer(*, as_json: bool, timestamps: bool) -> Write:
+    """How pieces are printed. JSON carries the times as fields; otherwise they stand before the lines."""
+    if as_json:
+        return write_json
+    if not timestamps:
+        return write_raw
+    stamper = stamps.Stamper(write_all)
+    return lambda piece: stamper.write(piece.payload, piece.times)
+
+
+def write_raw(piece: Piece) -> None:
+    """The bytes and nothing else."""
+    write_all(piece.payload)
+
+
+def write_all(payload: bytes) -> None:
     """All of `payload` to stdout, past Python's buffers. Raises BrokenPipeError when the reader is gone."""
     descriptor = sys.stdout.fileno()
     view = memoryview(payload)
@@ -88,7 +169,9 @@ def write_raw(_offset: int, payload: bytes) -> None:
             select.select((), (descriptor,), ())
 
 
-def write_json(offset: int, payload: bytes) -> None:
+def write_json(piece: Piece) -> None:
     """One JSON object a line: output need not be text, so the bytes are base64, as in JSON forms of DataChunk."""
-    text = json.dumps({"offset": offset, "payload": base64.b64encode(payload).decode()})
-    write_raw(0, text.encode() + b"\n")
+    fields: dict[str, object] = {"offset": piece.offset, "payload": base64.b64encode(piece.payload).decode()}
+    if piece.times:
+        fields["times"] = [{"position": begin, "time": stamps.rfc3339(time_ns)} for begin, time_ns in piece.times]
+    write_all(json.dumps(fields).encode() + b"\n")

@@ -1,6 +1,7 @@
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from joblet.api.job_pb2 import DataChunk
+from joblet.api.job_pb2 import DataChunk, GetJobLogsReq, OutputTime
 from rnx import joblog
 
 
@@ -20,6 +21,32 @@ def test_what_is_sent_twice_is_dropped_and_gaps_are_named(
 ) -> None:
     got: list[tuple[int, bytes]] = []
     texts: list[str] = []
-    reached = joblog.pass_on(chunk, position, lambda offset, payload: got.append((offset, payload)), texts.append)
+    reached = joblog.pass_on(chunk, position, lambda piece: got.append((piece.offset, piece.payload)), texts.append)
     assert (got, texts) == (written, said)
     assert reached == (written[0][0] + len(written[0][1]) if written else position)
+
+
+def test_the_first_chunk_says_where_it_begins() -> None:
+    pieces: list[joblog.Piece] = []
+    texts: list[str] = []
+    assert joblog.pass_on(DataChunk(offset=7), None, pieces.append, texts.append) == 7
+    assert joblog.pass_on(DataChunk(), None, pieces.append, texts.append) == 0
+    assert (pieces, texts) == ([], [])
+
+
+def test_times_stay_with_their_bytes_when_the_first_are_dropped() -> None:
+    times = [OutputTime(position=at, time=Timestamp(seconds=at)) for at in (0, 2, 4)]
+    pieces: list[joblog.Piece] = []
+    joblog.pass_on(DataChunk(payload=b"abcdef", offset=10, times=times), 13, pieces.append, lambda _: None)
+    assert pieces == [joblog.Piece(13, b"def", [(0, 0), (0, 2 * 10**9), (1, 4 * 10**9)])]
+
+
+def test_where_to_begin_is_asked_for_once() -> None:
+    wanted = joblog.request("a", no_follow=True, tail=0, since_ns=5, until_ns=10**9, timestamps=True)
+    assert wanted == GetJobLogsReq(
+        uuid="a", noFollow=True, tailLines=0, since=Timestamp(nanos=5), until=Timestamp(seconds=1), timestamps=True
+    )
+    assert joblog.from_position(wanted, None) == wanted
+    assert joblog.from_position(wanted, 7) == GetJobLogsReq(
+        uuid="a", noFollow=True, offset=7, until=Timestamp(seconds=1), timestamps=True
+    )

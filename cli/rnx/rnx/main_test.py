@@ -131,7 +131,7 @@ def test_a_reader_that_leaves_is_no_error(gateway: Gateway) -> None:
         assert (done.returncode, done.stderr) == (0, heading)
 
 
-def test_ctrl_c_stops_following_quietly(gateway: Gateway) -> None:
+def test_ctrl_c_stops_following_and_touches_no_job(gateway: Gateway) -> None:
     gateway.output = b"first line\n"
     gateway.hold_output = threading.Event()
     process = subprocess.Popen(
@@ -150,7 +150,8 @@ def test_ctrl_c_stops_following_quietly(gateway: Gateway) -> None:
         process.kill()
         process.wait()
     assert process.returncode == 130
-    assert (out, err) == (b"", b"Logs for job f47a (Press Ctrl+C to exit if streaming):\n")
+    heading = b"Logs for job f47a (Press Ctrl+C to exit if streaming):\n"
+    assert (out, err) == (b"", heading + b"Stopped following; the job is not touched by that.\n")
     assert not [request for request in gateway.requests if type(request).__name__ == "StopJobReq"]
 
 

@@ -12,6 +12,7 @@ import click
 # that needs it does not belong into a message.
 MAX_REQUEST_BYTES = 524_288
 INT32_MAX = 2**31 - 1
+INT64_MAX = 2**63 - 1
 
 
 class Limit(click.ParamType[int, str]):
@@ -23,6 +24,34 @@ class Limit(click.ParamType[int, str]):
         if not (value.isascii() and value.isdigit() and int(value) <= INT32_MAX):
             self.fail(f'expected a whole number from 0 to {INT32_MAX}, got "{value}"', parameter, context)
         return int(value)
+
+
+class Lines(click.ParamType[int, str]):
+    """How many lines."""
+
+    name = "int"
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        if not (value.isascii() and value.isdigit() and int(value) <= INT64_MAX):
+            self.fail(f'expected a number of lines, 0 or more, got "{value}"', parameter, context)
+        return int(value)
+
+
+class Moment(click.ParamType[int, str]):
+    """A time, in nanoseconds since the epoch."""
+
+    name = "time"
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        from datetime import datetime
+
+        from joblet.common.errors import InvalidArgument
+        from rnx import moment
+
+        try:
+            return moment.parse(value, datetime.now().astimezone())
+        except InvalidArgument as error:
+            self.fail(error.message, parameter, context)
 
 
 class Duration(click.ParamType[int, str]):

@@ -896,6 +896,10 @@ Global___WaitJobRes: _TypeAlias = WaitJobRes  # noqa: Y015
 
 @_typing.final
 class GetJobLogsReq(_message.Message):
+    """Where to begin: `offset`, or `tailLines`, or `since`, or the later of those two; where to end: `until`, `noFollow`, or
+    with the job. The times are those of the node's log index, whose resolution is 10 ms.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     UUID_FIELD_NUMBER: _builtins.int
@@ -909,54 +913,96 @@ class GetJobLogsReq(_message.Message):
     noFollow: _builtins.bool
     """answer with what is there and end"""
     offset: _builtins.int
-    """first byte wanted"""
+    """first byte wanted; to read on where a stream broke off"""
     tailLines: _builtins.int
+    """so many lines of what is there, then what comes; 0: only what comes"""
     timestamps: _builtins.bool
+    """say in DataChunk.times when the bytes were written"""
     @_builtins.property
-    def since(self) -> _timestamp_pb2.Timestamp: ...
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """output written at this time or later"""
+
     @_builtins.property
-    def until(self) -> _timestamp_pb2.Timestamp: ...
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """output written before this time"""
+
     def __init__(
         self,
         *,
         uuid: _builtins.str = ...,
         noFollow: _builtins.bool = ...,
         offset: _builtins.int = ...,
-        tailLines: _builtins.int = ...,
+        tailLines: _builtins.int | None = ...,
         since: _timestamp_pb2.Timestamp | None = ...,
         until: _timestamp_pb2.Timestamp | None = ...,
         timestamps: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tailLines", b"_tailLines", "since", b"since", "tailLines", b"tailLines", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["noFollow", b"noFollow", "offset", b"offset", "since", b"since", "tailLines", b"tailLines", "timestamps", b"timestamps", "until", b"until", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tailLines", b"_tailLines", "noFollow", b"noFollow", "offset", b"offset", "since", b"since", "tailLines", b"tailLines", "timestamps", b"timestamps", "until", b"until", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__tailLines: _TypeAlias = _typing.Literal["tailLines"]  # noqa: Y015
+    _WhichOneofArgType__tailLines: _TypeAlias = _typing.Literal["_tailLines", b"_tailLines"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tailLines) -> _WhichOneofReturnType__tailLines | None: ...
 
 Global___GetJobLogsReq: _TypeAlias = GetJobLogsReq  # noqa: Y015
 
 @_typing.final
 class DataChunk(_message.Message):
+    """With tailLines or since the first message has no payload: its offset says where the output wanted begins."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAYLOAD_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
+    """exactly bytes of the job, whatever the request asks for"""
     offset: _builtins.int
     """position of payload's first byte in the job's output"""
+    @_builtins.property
+    def times(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputTime]:
+        """with timestamps; the first is for position 0"""
+
     def __init__(
         self,
         *,
         payload: _builtins.bytes = ...,
         offset: _builtins.int = ...,
+        times: _abc.Iterable[Global___OutputTime] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "payload", b"payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "payload", b"payload", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DataChunk: _TypeAlias = DataChunk  # noqa: Y015
+
+@_typing.final
+class OutputTime(_message.Message):
+    """From this byte of a payload on, up to the next OutputTime, the bytes were written at `time` or at most 10 ms before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutputTime: _TypeAlias = OutputTime  # noqa: Y015
 
 @_typing.final
 class CancelJobReq(_message.Message):

@@ -1,7 +1,10 @@
 """`rnx log`."""
 
+import sys
+
 import click
 
+from rnx import params
 from rnx.cli import Verb, flags
 from rnx.session import JOB_ID, connect
 
@@ -13,21 +16,44 @@ from rnx.session import JOB_ID, connect
     epilog="""\b
 Examples:
   rnx job log f47ac10b-58cc-4372-a567-0e02b2c3d479    # Stream logs
-  rnx job log f47ac10b | grep ERROR                   # Filter output""",
+  rnx job log f47ac10b | grep ERROR                   # Filter output
+  rnx job log -n 20 f47ac10b                          # The last lines and what comes
+  rnx job log --no-follow --since 10m -t f47ac10b     # The last ten minutes, with times""",
 )
 @click.option("--no-follow", is_flag=True, help="Print what is there and end")
+@click.option("--tail", "-n", type=params.Lines(), metavar="N", help="Begin with the last N lines; 0: only what comes")
+@click.option(
+    "--since", type=params.Moment(), metavar="TIME", help='Begin at "10m" (ago), "14:30", "2024-01-15T10:30Z"'
+)
+@click.option("--until", type=params.Moment(), metavar="TIME", help="End before this time, written like --since")
+@click.option("--timestamps", "-t", is_flag=True, help="Print before each line when it was written (UTC)")
 @JOB_ID
-def log(job_id: str, no_follow: bool) -> None:
+def log(job_id: str, no_follow: bool, tail: int | None, since: int | None, until: int | None, timestamps: bool) -> None:
     """Stream job output in real-time or view historical logs.
 
-    Prints exactly the job's bytes and ends with the job. Ctrl+C stops following; the job goes on.
+    Prints exactly the job's bytes and ends with the job. Ctrl+C stops following; the job goes on. Times are the node's,
+    exact to 10 ms.
     """
     from rnx import joblog
 
     as_json = flags().json
     heading = None if as_json else f"Logs for job {job_id} (Press Ctrl+C to exit if streaming):"
-    write = joblog.write_json if as_json else joblog.write_raw
-    with connect() as client:
-        joblog.follow(
-            client, job_id, write, lambda text: click.echo(text, err=True), heading=heading, no_follow=no_follow
-        )
+    wanted = joblog.request(
+        job_id, no_follow=no_follow, tail=tail, since_ns=since, until_ns=until, timestamps=timestamps
+    )
+    write = joblog.writer(as_json=as_json, timestamps=timestamps)
+    try:
+        with connect() as client:
+            joblog.follow(client, wanted, write, lambda text: click.echo(text, err=True), heading=heading)
+    except KeyboardInterrupt:
+        _stopped_following()
+
+
+def _stopped_following() -> None:
+    """After Ctrl+C: a line on stderr and the exit code of an interrupted command."""
+    from rnx.errors import EXIT_INTERRUPTED
+
+    if sys.stderr.isatty():
+        click.echo(err=True)  # the terminal shows ^C: the text comes on the next line
+    click.echo("Stopped following; the job is not touched by that.", err=True)
+    click.get_current_context().exit(EXIT_INTERRUPTED)

@@ -3,6 +3,7 @@ import json
 import os
 
 import grpc
+import pytest
 
 from joblet.api import job_pb2 as api
 from rnx.conftest import JOB_ID, Gateway, Rnx
@@ -27,6 +28,33 @@ def test_log_goes_on_where_the_connection_was_lost(rnx: Rnx, gateway: Gateway) -
     assert [r.offset for r in gateway.requests if isinstance(r, api.GetJobLogsReq)] == [0, 0, 3000, 10_000]
     assert result.err.startswith(LOGS)
     assert "Connection lost; going on at byte 3000 ..." in result.err
+
+
+def test_log_options_go_to_the_server_and_where_it_begins_comes_back(rnx: Rnx, gateway: Gateway) -> None:
+    gateway.output = b"one\ntwo\nthree\n"
+    gateway.begin = 8
+    gateway.times = True
+    gateway.cut_output_at = [11]
+    result = rnx(*gateway.flags, "log", "-n", "1", "--since=2024-01-15T10:30:00Z", "--until", "2d", "-t", JOB_ID)
+    assert (result.code, result.out) == (0, b"1970-01-01T00:00:07.000Z three\n")
+    first, second = (r for r in gateway.requests if isinstance(r, api.GetJobLogsReq))
+    assert (first.tailLines, first.since.seconds, first.offset) == (1, 1705314600, 0)
+    assert (second.HasField("tailLines"), second.HasField("since"), second.offset) == (False, False, 11)
+    assert (first.until, first.timestamps) == (second.until, second.timestamps)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ("--tail=-1", "'--tail' / '-n': expected a number of lines, 0 or more, got \"-1\""),
+        ("--since=soon", '\'--since\': expected a time such as "10m" (ago), "14:30", '),
+        ("--until=10", "'--until': expected a time such as "),
+    ],
+)
+def test_log_options_that_are_no_values(rnx: Rnx, wrong: str, text: str) -> None:
+    result = rnx("log", wrong, JOB_ID)
+    assert result.code == 2
+    assert text in result.err
 
 
 def test_log_of_an_unknown_job_has_no_heading(rnx: Rnx, gateway: Gateway) -> None:

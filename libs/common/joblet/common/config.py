@@ -68,6 +68,9 @@ class GatewayConfig:
     )
     database: str = schema.database("sqlite:////var/lib/joblet/gateway/gateway.db")
     node_lease_seconds: int = schema.integer(15, minimum=1, maximum=3600)  # a node silent for longer is lost
+    reader_timeout_seconds: float = schema.duration(
+        60.0, minimum=0.1
+    )  # a reader of a log that takes nothing for longer
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ def test_the_printed_file_holds_the_defaults(tmp_path: Path) -> None:
         ("gateway.metricsListen", "localhost:0", "metrics_listen", "localhost:0"),
         ("gateway.database", "postgresql+psycopg://db/joblet", "database", "postgresql+psycopg://db/joblet"),
         ("gateway.nodeLeaseSeconds", 3, "node_lease_seconds", 3),
+        ("gateway.readerTimeout", "5s", "reader_timeout_seconds", 5.0),
         ("executor.gateways", ["a:1", "b:2"], "gateways", ("a:1", "b:2")),
         ("executor.advertise", "node-1:50052", "advertise", "node-1:50052"),
         ("executor.logstoreAddress", "node-1:1", "logstore_address", "node-1:1"),

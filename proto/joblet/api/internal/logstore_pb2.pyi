@@ -23,21 +23,45 @@ class ReadLogsRequest(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     NO_FOLLOW_FIELD_NUMBER: _builtins.int
+    TAIL_LINES_FIELD_NUMBER: _builtins.int
+    SINCE_NS_FIELD_NUMBER: _builtins.int
+    UNTIL_NS_FIELD_NUMBER: _builtins.int
+    TIMESTAMPS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     offset: _builtins.int
     no_follow: _builtins.bool
+    tail_lines: _builtins.int
+    """As in joblet.GetJobLogsReq; times in nanoseconds since the epoch."""
+    since_ns: _builtins.int
+    until_ns: _builtins.int
+    timestamps: _builtins.bool
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         offset: _builtins.int = ...,
         no_follow: _builtins.bool = ...,
+        tail_lines: _builtins.int | None = ...,
+        since_ns: _builtins.int | None = ...,
+        until_ns: _builtins.int | None = ...,
+        timestamps: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_since_ns", b"_since_ns", "_tail_lines", b"_tail_lines", "_until_ns", b"_until_ns", "since_ns", b"since_ns", "tail_lines", b"tail_lines", "until_ns", b"until_ns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "no_follow", b"no_follow", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_since_ns", b"_since_ns", "_tail_lines", b"_tail_lines", "_until_ns", b"_until_ns", "job_id", b"job_id", "no_follow", b"no_follow", "offset", b"offset", "since_ns", b"since_ns", "tail_lines", b"tail_lines", "timestamps", b"timestamps", "until_ns", b"until_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__since_ns: _TypeAlias = _typing.Literal["since_ns"]  # noqa: Y015
+    _WhichOneofArgType__since_ns: _TypeAlias = _typing.Literal["_since_ns", b"_since_ns"]  # noqa: Y015
+    _WhichOneofReturnType__tail_lines: _TypeAlias = _typing.Literal["tail_lines"]  # noqa: Y015
+    _WhichOneofArgType__tail_lines: _TypeAlias = _typing.Literal["_tail_lines", b"_tail_lines"]  # noqa: Y015
+    _WhichOneofReturnType__until_ns: _TypeAlias = _typing.Literal["until_ns"]  # noqa: Y015
+    _WhichOneofArgType__until_ns: _TypeAlias = _typing.Literal["_until_ns", b"_until_ns"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__since_ns) -> _WhichOneofReturnType__since_ns | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tail_lines) -> _WhichOneofReturnType__tail_lines | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__until_ns) -> _WhichOneofReturnType__until_ns | None: ...
 
 Global___ReadLogsRequest: _TypeAlias = ReadLogsRequest  # noqa: Y015
 

@@ -51,7 +51,8 @@ class LogStoreServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ReadLogs(self, request, context):
-        """Sends the output from `offset` and follows it; ends with OK when the output has ended and all of it was sent.
+        """Sends the output from `offset` and follows it; ends with OK when the output has ended and all of it was sent, or at
+        `until_ns`. With `tail_lines` or `since_ns` the first message has no payload, only the offset at which they begin.
         The messages are the public DataChunk, so that the gateway can pass their bytes on undecoded.
         NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
         """

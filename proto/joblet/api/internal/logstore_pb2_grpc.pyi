@@ -33,7 +33,8 @@ class LogStoreServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LogStoreServiceAsyncStub: ...
     ReadLogs: _grpc.UnaryStreamMultiCallable[_logstore_pb2.ReadLogsRequest, _job_pb2.DataChunk]
-    """Sends the output from `offset` and follows it; ends with OK when the output has ended and all of it was sent.
+    """Sends the output from `offset` and follows it; ends with OK when the output has ended and all of it was sent, or at
+    `until_ns`. With `tail_lines` or `since_ns` the first message has no payload, only the offset at which they begin.
     The messages are the public DataChunk, so that the gateway can pass their bytes on undecoded.
     NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
     """
@@ -44,7 +45,8 @@ class LogStoreServiceStub:
 class LogStoreServiceAsyncStub(LogStoreServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReadLogs: _aio.UnaryStreamMultiCallable[_logstore_pb2.ReadLogsRequest, _job_pb2.DataChunk]  # type: ignore[assignment]
-    """Sends the output from `offset` and follows it; ends with OK when the output has ended and all of it was sent.
+    """Sends the output from `offset` and follows it; ends with OK when the output has ended and all of it was sent, or at
+    `until_ns`. With `tail_lines` or `since_ns` the first message has no payload, only the offset at which they begin.
     The messages are the public DataChunk, so that the gateway can pass their bytes on undecoded.
     NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
     """
@@ -58,7 +60,8 @@ class LogStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _logstore_pb2.ReadLogsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_pb2.DataChunk], _abc.AsyncIterator[_job_pb2.DataChunk]]:
-        """Sends the output from `offset` and follows it; ends with OK when the output has ended and all of it was sent.
+        """Sends the output from `offset` and follows it; ends with OK when the output has ended and all of it was sent, or at
+        `until_ns`. With `tail_lines` or `since_ns` the first message has no payload, only the offset at which they begin.
         The messages are the public DataChunk, so that the gateway can pass their bytes on undecoded.
         NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
         """

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -31,6 +31,10 @@ class Metrics:
             "joblet_jobs_resubmitted", "Jobs handed to their node again, no answer having come.", registry=registry
         )
         self.log_bytes = Counter("joblet_log_bytes", "Bytes of log messages passed on to clients.", registry=registry)
+        self.log_streams = Gauge("joblet_log_streams", "Clients reading a log.", registry=registry)
+        self.log_streams_stalled = Counter(
+            "joblet_log_streams_stalled", "Clients sent away because they took nothing.", registry=registry
+        )
 
 
 class JobsByState(Collector):

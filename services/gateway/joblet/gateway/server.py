@@ -61,7 +61,7 @@ class Gateway:
         follower = Follower(database, changes, self.launches, counters)
         self.nodes = Nodes(database, changes, config.gateway, config.grpc, follower.follow)
         self.jobs = Jobs(config, database, self.nodes, self.launches, changes, counters)
-        self.logs = Logs(self.jobs, self.nodes, changes, counters)
+        self.logs = Logs(self.jobs, self.nodes, changes, counters, config.gateway.reader_timeout_seconds)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. Raises StartError when it cannot start."""

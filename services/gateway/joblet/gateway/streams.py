@@ -10,16 +10,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 from joblet.api import job_pb2
-from joblet.api.internal import logstore_pb2
 from joblet.common import log
-from joblet.common.errors import (
-    DeadlineExceeded,
-    Internal,
-    InvalidArgument,
-    NotFound,
-    Unavailable,
-    Unimplemented,
-)
+from joblet.common.errors import DeadlineExceeded, Internal, NotFound, Unavailable
+from joblet.gateway import logoptions
 from joblet.gateway.changes import Changes
 from joblet.gateway.jobs import Jobs
 from joblet.gateway.metrics import Metrics
@@ -29,31 +22,41 @@ from joblet.gateway.store.model import Job
 GIVE_UP_SECONDS = 30.0  # a logstore that cannot be reached for longer ends the stream
 STEADY_SECONDS = 5.0  # a connection that lasted this long is no part of the failures before it
 RETRY_SECONDS = (0.05, 1.0)
-STALL_SECONDS = 60.0  # a client that takes nothing for longer is sent away
 LOG_SECONDS = 0.5  # how often a log that should be there is looked for
 
 PAYLOAD_TAG = 0x0A  # field 1, length-delimited
 OFFSET_TAG = 0x10  # field 2, varint
+TIMES_TAG = 0x1A  # field 3, length-delimited
 
 Write = Callable[[bytes], Awaitable[None]]
 
 _log = log.get_logger(__name__)
 
 
+class ReaderStalled(DeadlineExceeded):
+    """The client took nothing for too long."""
+
+
 class Logs:
-    def __init__(self, jobs: Jobs, nodes: Nodes, changes: Changes, metrics: Metrics) -> None:
+    """A client that takes nothing for `reader_timeout_seconds` is sent away."""
+
+    def __init__(
+        self, jobs: Jobs, nodes: Nodes, changes: Changes, metrics: Metrics, reader_timeout_seconds: float
+    ) -> None:
         self.jobs = jobs
         self.nodes = nodes
         self.changes = changes
         self.metrics = metrics
+        self.reader_timeout_seconds = reader_timeout_seconds
 
     async def send(self, request: job_pb2.GetJobLogsReq, write: Write) -> None:
-        """Everything from `request.offset` on, until the job has ended; with noFollow, what is there now."""
-        _check(request)
+        """What is asked for (`logoptions`), by default everything until the job has ended."""
+        logoptions.check(request)
         job = await self.jobs.find(request.uuid)
-        await _Copy(self, job, request, write).run()
-        if not request.noFollow:
-            await self.jobs.ended(job.id)
+        with self.metrics.log_streams.track_inprogress():
+            await _Copy(self, job, request, write).run()
+            if logoptions.lasts_to_the_end(request):
+                await self.jobs.ended(job.id)
 
 
 class _Copy:
@@ -62,8 +65,8 @@ class _Copy:
     def __init__(self, logs: Logs, job: Job, request: job_pb2.GetJobLogsReq, write: Write) -> None:
         self._logs = logs
         self._job = job
-        self._no_follow = request.noFollow
-        self._offset = request.offset
+        self._request = request
+        self._reached: int | None = None  # nothing has come yet
         self._write = write
         self._failing_since: float | None = None
         self._had_ended = False  # before the log was asked for
@@ -73,7 +76,7 @@ class _Copy:
         pause, longest = RETRY_SECONDS
         while True:
             begun = time.monotonic()
-            before = self._offset
+            before = self._reached
             try:
                 await self._read()
                 return
@@ -81,8 +84,10 @@ class _Copy:
                 if not await self._worth_asking_again():
                     return
                 continue
-            except Unavailable:
-                if self._offset > before or time.monotonic() - begun > STEADY_SECONDS:
+            except ReaderStalled:
+                raise
+            except (Unavailable, DeadlineExceeded):  # the second: the logstore's patience with this reader is shorter
+                if self._reached != before or time.monotonic() - begun > STEADY_SECONDS:
                     self._failing_since, pause = None, RETRY_SECONDS[0]
                 self._give_up_after_a_while()
             await asyncio.sleep(pause)
@@ -100,7 +105,7 @@ class _Copy:
                 return True
             if job.ended and job.started_ns:
                 raise NotFound(f"log not found for job: {job.id}")
-            if job.ended or self._no_follow:
+            if job.ended or not logoptions.lasts_to_the_end(self._request):
                 return False
             try:
                 async with asyncio.timeout(LOG_SECONDS):
@@ -118,9 +123,8 @@ class _Copy:
 
     async def _read(self) -> None:
         link = self._logs.nodes.link(self._job.node_id)
-        request = logstore_pb2.ReadLogsRequest(job_id=self._job.id, offset=self._offset, no_follow=self._no_follow)
         with link.errors():
-            call = link.read_logs(request)
+            call = link.read_logs(logoptions.read_request(self._job.id, self._request, self._reached))
             try:
                 async for chunk in call:
                     await self._pass_on(chunk)
@@ -129,15 +133,17 @@ class _Copy:
 
     async def _pass_on(self, chunk: bytes) -> None:
         end = chunk_end(chunk)
+        seconds = self._logs.reader_timeout_seconds
         try:
-            async with asyncio.timeout(STALL_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._write(chunk)
         except TimeoutError:
-            _log.warn("slow client sent away", jobId=self._job.id, offset=self._offset)
-            raise DeadlineExceeded(
-                f"reader too slow: it took nothing for {STALL_SECONDS:.0f} s; read on from offset {self._offset}"
+            self._logs.metrics.log_streams_stalled.inc()
+            _log.warn("slow client sent away", jobId=self._job.id, offset=self._reached)
+            raise ReaderStalled(
+                f"reader too slow: it took nothing for {seconds:g} s; read on from the offset that was reached"
             ) from None
-        self._offset = end
+        self._reached = end
         self._logs.metrics.log_bytes.inc(len(chunk))
 
 
@@ -156,6 +162,8 @@ def chunk_end(message: bytes) -> int:
             position += value
         elif tag == OFFSET_TAG:
             offset = value
+        elif tag == TIMES_TAG:
+            position += value
         else:
             raise Internal(f"the logstore sent a chunk with the unknown tag {tag}")
     if position != len(message):
@@ -174,16 +182,3 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
-
-
-def _check(request: job_pb2.GetJobLogsReq) -> None:
-    """Raises InvalidArgument, and Unimplemented for the options of later work, by name."""
-    if request.offset < 0:
-        raise InvalidArgument(f"offset must not be negative: {request.offset}", field="offset")
-    for field in ("tailLines", "timestamps"):
-        if getattr(request, field):
-            raise Unimplemented(f"{field} of GetJobLogs")
-    if request.HasField("since"):
-        raise Unimplemented("since of GetJobLogs")
-    if request.HasField("until"):
-        raise Unimplemented("until of GetJobLogs")

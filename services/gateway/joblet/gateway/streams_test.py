@@ -1,6 +1,7 @@
 """Where a chunk ends, without decoding it."""
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,13 @@ OFFSETS = st.one_of(st.integers(0, 300), st.integers(0, 2**63 - 1))
 @given(st.binary(max_size=400), OFFSETS)
 def test_agrees_with_protobuf(payload: bytes, offset: int) -> None:
     assert chunk_end(job_pb2.DataChunk(payload=payload, offset=offset).SerializeToString()) == offset + len(payload)
+
+
+@given(st.binary(max_size=400), OFFSETS, st.lists(st.integers(0, 400), max_size=5))
+def test_times_are_no_part_of_the_payload(payload: bytes, offset: int, positions: list[int]) -> None:
+    times = [job_pb2.OutputTime(position=position, time=Timestamp(seconds=position)) for position in positions]
+    message = job_pb2.DataChunk(payload=payload, offset=offset, times=times).SerializeToString()
+    assert chunk_end(message) == offset + len(payload)
 
 
 def test_large_chunk() -> None:
@@ -33,7 +41,7 @@ def test_a_chunk_cut_short_is_an_error_or_a_shorter_chunk(payload: bytes, offset
 
 
 def test_anything_else_is_an_error() -> None:
-    with pytest.raises(Internal, match="unknown tag 26"):
-        chunk_end(b"\x1a\x00")
+    with pytest.raises(Internal, match="unknown tag 34"):
+        chunk_end(b"\x22\x00")
     with pytest.raises(Internal, match="cut short"):
         chunk_end(b"\x10" + b"\xff" * 12)

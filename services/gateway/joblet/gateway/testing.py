@@ -74,6 +74,7 @@ class FakeNode:
         self.script: Callable[[FakeNode, FakeJob], Coroutine[Any, Any, None]] | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.read_requests: list[int] = []  # offsets of ReadLogs
+        self.last_read = logstore_pb2.ReadLogsRequest()
         self.readers = 0  # calls of ReadLogs in progress
         self.executor_port = 0
         self.logstore_port = 0
@@ -261,6 +262,7 @@ class _LogStore(logstore_pb2_grpc.LogStoreServiceServicer):
     async def ReadLogs(self, request: logstore_pb2.ReadLogsRequest, _: Any) -> AsyncIterator[job_pb2.DataChunk]:
         node = self._node
         node.read_requests.append(request.offset)
+        node.last_read = request
         node.readers += 1
         try:
             async for chunk in self._read(request):
@@ -274,6 +276,10 @@ class _LogStore(logstore_pb2_grpc.LogStoreServiceServicer):
         if job is None or not job.has_log:
             raise JobNotFound(request.job_id)
         offset = request.offset
+        if request.HasField("tail_lines"):
+            lines = bytes(job.output).splitlines(keepends=True)
+            offset = sum(map(len, lines[: max(0, len(lines) - request.tail_lines)]))
+            yield job_pb2.DataChunk(offset=offset)
         while True:
             changed = job.changed
             if offset > len(job.output):
@@ -382,7 +388,9 @@ async def output(call: AsyncIterable[job_pb2.DataChunk]) -> bytes:
     return bytes(received)
 
 
-def configure(directory: Path, bundle: Bundle, *, lease_seconds: int = 15, **joblet: Any) -> Config:
+def configure(
+    directory: Path, bundle: Bundle, *, lease_seconds: int = 15, reader_timeout_seconds: float = 60.0, **joblet: Any
+) -> Config:
     return replace(
         Config(),
         joblet=replace(JobletConfig(), **joblet),
@@ -393,6 +401,7 @@ def configure(directory: Path, bundle: Bundle, *, lease_seconds: int = 15, **job
             tls=TlsFiles(bundle.ca_cert, bundle.cert("gateway"), bundle.key("gateway")),
             database=f"sqlite:///{directory}/gateway.db",
             node_lease_seconds=lease_seconds,
+            reader_timeout_seconds=reader_timeout_seconds,
         ),
     )
 

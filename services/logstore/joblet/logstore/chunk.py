@@ -60,6 +60,11 @@ async def read_chunk(fd: int, offset: int, limit: int) -> Chunk:
     return await asyncio.to_thread(lambda: Buffer().read(fd, offset, limit, 0))
 
 
+def empty_chunk(offset: int) -> Chunk:
+    """Says where something begins, and nothing else."""
+    return Chunk(_OFFSET_TAG + varint(offset) if offset else b"", 0)
+
+
 def varint(number: int) -> bytes:
     """Base 128, least significant group first (protobuf.dev/programming-guides/encoding)."""
     encoded = bytearray()

@@ -13,14 +13,17 @@ import pytest
 
 from joblet.api.job_pb2 import DataChunk
 from joblet.common.errors import Internal, OutOfRange, Unavailable
-from joblet.logstore.follow import Until, follow
+from joblet.logstore.follow import follow
 from joblet.logstore.index import Entry, Kind, append, encode
 from joblet.logstore.inotify import Inotify
 from joblet.logstore.layout import LogDirectory, LogFiles
+from joblet.logstore.selection import Selection
 
 JOB = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"
 WRITER = Path(__file__).parent / "testdata" / "writer.py"
 TIMEOUT_SECONDS = 60.0
+FROM_THE_START = Selection()
+NOW = Selection(follow=False)
 
 
 @pytest.fixture
@@ -48,10 +51,10 @@ async def watching() -> AsyncIterator[Inotify]:
 
 @asynccontextmanager
 async def following(
-    logs: LogDirectory, inotify: Inotify, offset: int = 0, until: Until = Until.END
+    logs: LogDirectory, inotify: Inotify, selection: Selection = FROM_THE_START
 ) -> AsyncIterator[AsyncGenerator[DataChunk, None]]:
     async def parsed() -> AsyncGenerator[DataChunk, None]:
-        async with aclosing(follow(files, inotify, offset, until)) as chunks:
+        async with aclosing(follow(files, inotify, selection)) as chunks:
             async for chunk in chunks:
                 message = DataChunk.FromString(chunk.message)
                 assert len(message.payload) == chunk.payload_bytes > 0
@@ -62,12 +65,12 @@ async def following(
             yield chunks
 
 
-async def read(logs: LogDirectory, inotify: Inotify, offset: int = 0, until: Until = Until.END) -> bytes:
+async def read(logs: LogDirectory, inotify: Inotify, selection: Selection = FROM_THE_START) -> bytes:
     """All of it; checks that the chunks join without a gap."""
     received = bytearray()
-    async with asyncio.timeout(TIMEOUT_SECONDS), following(logs, inotify, offset, until) as chunks:
+    async with asyncio.timeout(TIMEOUT_SECONDS), following(logs, inotify, selection) as chunks:
         async for chunk in chunks:
-            assert chunk.offset == offset + len(received)
+            assert chunk.offset == selection.offset + len(received)
             received += chunk.payload
     return bytes(received)
 
@@ -91,7 +94,7 @@ def test_any_bytes_from_any_offset(logs: LogDirectory) -> None:
             index(files, len(content), Kind.END)
         async with watching() as inotify:
             for offset in (0, 1, 255, 256 * 1024 - 1, 256 * 1024, len(content) - 1, len(content)):
-                assert await read(logs, inotify, offset) == content[offset:]
+                assert await read(logs, inotify, Selection(offset)) == content[offset:]
 
     asyncio.run(main())
 
@@ -116,10 +119,10 @@ def test_without_following_it_is_what_was_there(logs: LogDirectory) -> None:
     async def main() -> None:
         with writing(logs) as files:
             async with watching() as inotify:
-                assert await read(logs, inotify, until=Until.NOW) == b""
+                assert await read(logs, inotify, NOW) == b""
                 os.write(files.output, b"hello")
-                assert await read(logs, inotify, until=Until.NOW) == b"hello"
-                assert await read(logs, inotify, 7, until=Until.NOW) == b""
+                assert await read(logs, inotify, NOW) == b"hello"
+                assert await read(logs, inotify, Selection(7, follow=False)) == b""
 
     asyncio.run(main())
 
@@ -128,10 +131,14 @@ def test_an_offset_beyond_the_end_is_refused_once_there_is_an_end(logs: LogDirec
     async def main() -> None:
         with writing(logs) as files:
             async with watching() as inotify:
-                follower = asyncio.create_task(read(logs, inotify, 6))
+                follower = asyncio.create_task(read(logs, inotify, Selection(6)))
                 os.write(files.output, b"hello")
                 index(files, 5, Kind.END)
-                for attempt in (follower, read(logs, inotify, 6), read(logs, inotify, 6, Until.NOW)):
+                for attempt in (
+                    follower,
+                    read(logs, inotify, Selection(6)),
+                    read(logs, inotify, Selection(6, follow=False)),
+                ):
                     with pytest.raises(OutOfRange, match=r"offset 6 is beyond the end of the output \(5 bytes\)"):
                         await attempt
 
@@ -158,7 +165,7 @@ def test_a_torn_tail_of_the_index_is_not_an_end(logs: LogDirectory) -> None:
                 os.write(files.output, b"hello")
                 os.write(files.index, encode(Entry(5, 1, Kind.END))[:-1])
                 follower = asyncio.create_task(read(logs, inotify))
-                assert await read(logs, inotify, until=Until.NOW) == b"hello"
+                assert await read(logs, inotify, NOW) == b"hello"
                 assert not follower.done()
             assert logs.finish(JOB) == 5
             assert await follower == b"hello"

@@ -25,7 +25,7 @@ is damage, and an error for whoever reads it.
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -36,7 +36,8 @@ VERSION = 1
 HEADER = MAGIC + struct.pack("<H", VERSION) + bytes(8)
 HEADER_SIZE = 16
 ENTRY_SIZE = 24
-READ_SIZE = ENTRY_SIZE * 2048  # bytes asked for at once
+ENTRIES_AT_ONCE = 2048
+READ_SIZE = ENTRY_SIZE * ENTRIES_AT_ONCE  # bytes asked for at once
 
 _CHECKED = struct.Struct("<QQI")
 _CHECKSUM = struct.Struct("<I")
@@ -88,13 +89,16 @@ class IndexReader:
     def at_tail(cls, fd: int) -> "IndexReader":
         """A reader that begins with the newest whole entry, however long the index is."""
         reader = cls(fd)
-        entries = max(0, os.fstat(fd).st_size - HEADER_SIZE) // ENTRY_SIZE
-        position = HEADER_SIZE + entries * ENTRY_SIZE
-        while position > HEADER_SIZE:
-            position -= ENTRY_SIZE
-            if is_whole(os.pread(fd, ENTRY_SIZE, position)):
-                break
-        reader.position = position
+        reader.position = _position(max(0, count(fd) - 1))
+        return reader
+
+    @classmethod
+    def at_byte(cls, fd: int, offset: int) -> "IndexReader":
+        """A reader that begins with the entry for byte `offset` of the output, or with the end if that comes first."""
+        reader = cls(fd)
+        number = first(fd, lambda entry: entry.total_bytes > offset or entry.kind is Kind.END)
+        reader.position = _position(number)
+        reader.last = entry_at(fd, number - 1) if number else None
         return reader
 
     @property
@@ -103,25 +107,29 @@ class IndexReader:
 
     def poll(self) -> list[Entry]:
         """The entries written since the last call; empty when there are none. Raises IndexDamaged."""
+        entries = more = self.some()
+        while len(more) == ENTRIES_AT_ONCE:
+            more = self.some()
+            entries += more
+        return entries
+
+    def some(self) -> list[Entry]:
+        """The next entries, at most ENTRIES_AT_ONCE; empty when there are no more yet. Raises IndexDamaged."""
         if not self._header_seen:
             self._header_seen = header_is_complete(self.fd)
             if not self._header_seen:
                 return []
-        return list(self._entries())
-
-    def _entries(self) -> Iterator[Entry]:
-        while data := os.pread(self.fd, READ_SIZE, self.position):
-            whole = len(data) - len(data) % ENTRY_SIZE
-            for begin in range(0, whole, ENTRY_SIZE):
-                raw = data[begin : begin + ENTRY_SIZE]
-                if not is_whole(raw):
-                    self._require_torn()
-                    return
-                self.last = self._checked(*_CHECKED.unpack_from(raw))
-                self.position += ENTRY_SIZE
-                yield self.last
-            if whole < READ_SIZE:
-                return
+        data = os.pread(self.fd, READ_SIZE, self.position)
+        entries = []
+        for begin in range(0, len(data) - ENTRY_SIZE + 1, ENTRY_SIZE):
+            raw = data[begin : begin + ENTRY_SIZE]
+            if not is_whole(raw):
+                self._require_torn()
+                break
+            self.last = self._checked(*_CHECKED.unpack_from(raw))
+            self.position += ENTRY_SIZE
+            entries.append(self.last)
+        return entries
 
     def _checked(self, total_bytes: int, time_ns: int, kind: int) -> Entry:
         if self.ended:
@@ -139,6 +147,45 @@ class IndexReader:
             if any(data):
                 raise IndexDamaged(self.position, "wrong checksum")
             behind += len(data)
+
+
+def count(fd: int) -> int:
+    """How many entries there are, a torn tail not counted."""
+    entries = max(0, os.fstat(fd).st_size - HEADER_SIZE) // ENTRY_SIZE
+    while entries and not is_whole(os.pread(fd, ENTRY_SIZE, _position(entries - 1))):
+        entries -= 1
+    return entries
+
+
+def entry_at(fd: int, number: int) -> Entry:
+    """Entry `number`, from 0, of those that `count` counts. Raises IndexDamaged."""
+    raw = os.pread(fd, ENTRY_SIZE, _position(number))
+    if len(raw) < ENTRY_SIZE or not is_whole(raw):
+        raise IndexDamaged(_position(number), "wrong checksum")
+    total_bytes, time_ns, kind = _CHECKED.unpack_from(raw)
+    if kind not in (Kind.DATA, Kind.END):
+        raise IndexDamaged(_position(number), f"an entry of kind {kind}")
+    return Entry(total_bytes, time_ns, Kind(kind))
+
+
+def first(fd: int, wanted: Callable[[Entry], bool]) -> int:
+    """The number of the first entry that is `wanted`, or how many entries there are when none is.
+
+    By halving: a day of output has millions of entries. Exact where entries are first not wanted and then wanted, which
+    byte counts guarantee; after a clock was set back, times do not, and the entry found is one of the candidates.
+    """
+    low, high = 0, count(fd)
+    while low < high:
+        middle = (low + high) // 2
+        if wanted(entry_at(fd, middle)):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _position(number: int) -> int:
+    return HEADER_SIZE + number * ENTRY_SIZE
 
 
 def header_is_complete(fd: int) -> bool:

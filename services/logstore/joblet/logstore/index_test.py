@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from joblet.logstore.index import (
+    ENTRIES_AT_ONCE,
     ENTRY_SIZE,
     HEADER,
     HEADER_SIZE,
@@ -16,7 +17,10 @@ from joblet.logstore.index import (
     IndexReader,
     Kind,
     append,
+    count,
     encode,
+    entry_at,
+    first,
     mend,
 )
 
@@ -74,6 +78,37 @@ def test_cut_at_every_byte_it_holds_the_whole_entries_and_nothing_else(tmp_path:
             tail = IndexReader.at_tail(fd)
             assert tail.poll() == GOLDEN_ENTRIES[:entries][-1:], length
             assert tail.ended == (length == len(golden))
+
+
+def test_any_entry_is_found_by_halving(tmp_path: Path) -> None:
+    entries = [Entry(2 * number, 1000 + number // 3, Kind.DATA) for number in range(40)]
+    content = whole(b"".join(map(encode, [*entries, Entry(78, 2000, Kind.END)]))) + b"torn"
+    with index_file(tmp_path / "index", content) as fd:
+        assert count(fd) == 41
+        assert [entry_at(fd, number) for number in range(40)] == entries
+        for time_ns in range(999, 1016):
+            wanted = [number for number, entry in enumerate(entries) if entry.time_ns >= time_ns]
+            assert first(fd, lambda entry, time_ns=time_ns: entry.time_ns >= time_ns) == [*wanted, 40][0]  # type: ignore[misc]
+        for offset in range(90):
+            expected = [entry for entry in entries if entry.total_bytes > offset]
+            reader = IndexReader.at_byte(fd, offset)
+            assert reader.poll() == [*expected, Entry(78, 2000, Kind.END)]
+        assert first(fd, lambda _: False) == 41
+
+
+def test_halving_finds_damage_where_it_looks(tmp_path: Path) -> None:
+    content = bytearray(whole(data_entries(3)))
+    content[HEADER_SIZE + ENTRY_SIZE] ^= 1
+    with index_file(tmp_path / "index", bytes(content)) as fd, pytest.raises(IndexDamaged, match="at byte 40"):
+        IndexReader.at_byte(fd, 0)
+
+
+def test_more_entries_than_are_read_at_once(tmp_path: Path) -> None:
+    with index_file(tmp_path / "index", whole(data_entries(2 * ENTRIES_AT_ONCE))) as fd:
+        reader = IndexReader(fd)
+        assert len(reader.some()) == ENTRIES_AT_ONCE
+        assert len(reader.poll()) == ENTRIES_AT_ONCE
+        assert reader.poll() == []
 
 
 def test_cut_at_every_byte_it_is_mended_and_can_be_ended(tmp_path: Path) -> None:

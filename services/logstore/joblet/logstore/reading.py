@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from joblet.api.internal.logstore_pb2 import DeleteLogsRequest, DeleteLogsResponse, ReadLogsRequest
-from joblet.common.errors import DeadlineExceeded, InvalidArgument
+from joblet.common.errors import DeadlineExceeded
 from joblet.common.log import get_logger
-from joblet.logstore import metrics
-from joblet.logstore.follow import Until, follow
+from joblet.logstore import metrics, selection
+from joblet.logstore.follow import follow
 from joblet.logstore.inotify import Inotify
 from joblet.logstore.layout import LogDirectory, LogFiles
 
@@ -52,14 +52,12 @@ class LogStore:
         }
 
     async def read_logs(self, request: ReadLogsRequest, context: "ReadContext") -> None:
-        if request.offset < 0:
-            raise InvalidArgument(f"offset must not be negative, got {request.offset}", field="offset")
-        until = Until.NOW if request.no_follow else Until.END
+        wanted = selection.parse(request)
         files = await self._open(request.job_id)
         with closing(files), metrics.FOLLOWERS.track_inprogress():
             # At once, so that the caller of a quiet job knows that it is being served.
             await context.send_initial_metadata(())
-            async with aclosing(follow(files, self._inotify, request.offset, until)) as chunks:
+            async with aclosing(follow(files, self._inotify, wanted)) as chunks:
                 async for chunk in chunks:
                     await self._write(request.job_id, context, chunk.message)
                     metrics.BYTES_SENT.inc(chunk.payload_bytes)

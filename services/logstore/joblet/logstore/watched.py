@@ -1,0 +1,70 @@
+"""One job's log while somebody reads it: its two files, and being woken when either of them changes."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from joblet.common.errors import Internal, OutOfRange, Unavailable
+from joblet.common.units import NS_PER_SECOND
+from joblet.logstore.chunk import CHUNK_SIZE, Chunk, read_chunk
+from joblet.logstore.index import Entry
+from joblet.logstore.inotify import Inotify
+from joblet.logstore.layout import LogFiles
+
+LOOK_AGAIN_SECONDS = 60.0  # while a time is waited for: clocks are set
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedLog:
+    """Look at the files after `changed.clear()` and wait afterwards: what changes in between sets it again."""
+
+    files: LogFiles
+    changed: asyncio.Event
+    _inotify: Inotify
+
+    @property
+    def size(self) -> int:
+        """Bytes of output at this moment."""
+        return os.fstat(self.files.output).st_size
+
+    def check_stopping(self) -> None:
+        """Raises Unavailable when the service stops."""
+        if self._inotify.stopping:
+            raise Unavailable("the logstore is stopping")
+
+    async def read(self, position: int, limit: int) -> Chunk:
+        """The next piece of the bytes from `position` to `limit`, which are known to be there."""
+        self.check_stopping()
+        chunk = await read_chunk(self.files.output, position, min(CHUNK_SIZE, limit - position))
+        if not chunk.payload_bytes:
+            raise Internal(f"the output was cut to less than {limit} bytes while it was read")
+        return chunk
+
+    async def wait(self, deadline_ns: int | None = None) -> None:
+        """Until something changes or, if it comes first, about `deadline_ns` of the clock."""
+        self.check_stopping()
+        if deadline_ns is None:
+            await self.changed.wait()
+            return
+        seconds = (deadline_ns - time.time_ns()) / NS_PER_SECOND
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(max(seconds, 0.0), LOOK_AGAIN_SECONDS)):
+                await self.changed.wait()
+
+
+@contextlib.contextmanager
+def watched(files: LogFiles, inotify: Inotify) -> Iterator[WatchedLog]:
+    with inotify.watching(files.output, files.index) as changed:
+        yield WatchedLog(files, changed, inotify)
+
+
+def check_end(end: Entry | None, size: int, offset: int) -> None:
+    """Raises Internal when the disk has less than the index promises, OutOfRange for an offset that never was."""
+    expected = end.total_bytes if end is not None else 0
+    if size < expected:
+        raise Internal(f"{expected - size} bytes at the end of the output are missing on disk")
+    if offset > size:
+        raise OutOfRange(f"offset {offset} is beyond the end of the output ({size} bytes)")
