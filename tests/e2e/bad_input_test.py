@@ -89,6 +89,8 @@ BY_RNX = [
     ),
     run("--max-cpu=1000000", code=1, says=("maxCPU exceeds system limits", "this node has")),
     run("--max-memory=2000000000", code=1, says=("maxMemory exceeds system limits", "this node has")),
+    run("--cpu-cores=999", code=1, says=("cpuCores exceeds system limits", "this node has the cores")),
+    run("--max-processes=2147483647", code=1, says=("maxProcesses exceeds system limits", "this node has")),
     *(run(f"--cpu-cores={cores}", says=("--cpu-cores", CPU_LIST)) for cores in ("a", "3-1", "0-", "", "0,,1", "9999")),
     *(run(f"--timeout={time}", says=("--timeout", "expected")) for time in ("-5s", "0", "abc", "100ms", "999999999h")),
     run("--timeout=1000h", code=1, says=("timeoutSeconds exceeds system limits", "3600 s")),
@@ -185,12 +187,6 @@ BY_STUB = [
          "ListJobs"),
 ]  # fmt: skip
 
-# Only the node knows these limits of its own, so the job is on record as refused; it never ran.
-BY_NODE = [
-    run("--cpu-cores=999", code=1, says=("cpuCores exceeds system limits", "this node has")),
-    run("--max-processes=2147483647", code=1, says=("maxProcesses exceeds system limits", "this node has")),
-]
-
 
 @pytest.fixture(scope="module")
 def stub(joblet: LocalSystem) -> Iterator[job_pb2_grpc.JobServiceStub]:
@@ -242,16 +238,6 @@ def test_stub(stub: job_pb2_grpc.JobServiceStub, row: Call) -> None:
     before = job_ids(stub)
     check(*by_stub(stub, row), row)
     assert job_ids(stub) == before
-
-
-@pytest.mark.parametrize("row", BY_NODE, ids=lambda row: row.title)
-def test_limits_that_only_the_node_knows(joblet: LocalSystem, stub: job_pb2_grpc.JobServiceStub, row: Rnx) -> None:
-    before = job_ids(stub)
-    check(*by_rnx(joblet, row), row)
-    (refused,) = set(job_ids(stub)) - set(before)
-    job = stub.GetJobStatus(job_pb2.GetJobStatusReq(uuid=refused), timeout=CALL_SECONDS)
-    assert (job.status, job.exitCode, job.reason, job.usage.wallSeconds) == ("FAILED", 125, "limit-not-applied", 0)
-    assert not job.HasField("attestation")
 
 
 def test_a_request_id_used_twice_for_different_jobs(stub: job_pb2_grpc.JobServiceStub) -> None:
@@ -314,7 +300,6 @@ def main() -> None:
         prefix, _ = ambiguous(system)
         for row in (
             *BY_RNX,
-            *BY_NODE,
             Rnx(("job", "status", prefix), 1, (), "rnx job status <8 characters two ids begin with>"),
         ):
             print(_line(row.title, *by_rnx(system, row)))

@@ -116,6 +116,7 @@ _Static_assert(sizeof(struct spec_header) == 120, "protocol");
 enum { RECORD_MAGIC = 0x5845424a /* "JBEX" */, RECORD_VERSION = 1 };
 enum {
     REASON_EXIT = 1, REASON_SIGNAL = 2, REASON_OOM = 3, REASON_TIMEOUT = 4, REASON_STOPPED = 5, REASON_LAUNCH_FAILED = 6,
+    REASON_OOM_CHILD = 7,
 };
 enum {
     RECORD_STARTED = 1,    /* the command got its GO and was about to execve */

@@ -15,6 +15,7 @@
 enum {
     REAPS_PER_TURN = 256, /* a storm of zombies must not keep the loop from its other duties */
     KILL_AGAIN_NS = 50000000,
+    LARGER_KB = 1024, /* a fork is as large as the process it comes from, and soon a few pages larger */
 };
 
 struct supervision {
@@ -24,6 +25,7 @@ struct supervision {
     int more;         /* zombies may be left over from the last turn */
     int killing;
     uint32_t cause; /* REASON_STOPPED or REASON_TIMEOUT when asked for before the command ended */
+    int64_t command_kb; /* the most memory the command had, and the children it waited for */
     int64_t timeout_at, grace_ns, forced_at, kill_again_at, retry_at; /* CLOCK_MONOTONIC; INT64_MAX: never */
     struct record record;
 };
@@ -59,10 +61,11 @@ static void kill_all(struct supervision *job, int64_t now)
     job->kill_again_at = now + KILL_AGAIN_NS;
 }
 
-static void command_ended(struct supervision *job, int status, int64_t now)
+static void command_ended(struct supervision *job, int status, const struct rusage *usage, int64_t now)
 {
     job->gone = 1;
     job->status = status;
+    job->command_kb = usage->ru_maxrss;
     job->timeout_at = INT64_MAX;
     job->record.end_ns = clock_ns(CLOCK_REALTIME);
     kill_all(job, now);
@@ -73,13 +76,14 @@ static void command_ended(struct supervision *job, int status, int64_t now)
 static void reap(struct supervision *job, int64_t now)
 {
     int status;
-    if (!job->gone && sys(SYS_wait4, job->command, &status, WNOHANG | __WALL, NULL) == job->command)
-        command_ended(job, status, now);
+    struct rusage usage;
+    if (!job->gone && sys(SYS_wait4, job->command, &status, WNOHANG | __WALL, &usage) == job->command)
+        command_ended(job, status, &usage, now);
     job->more = 0;
     for (int i = 0; i < REAPS_PER_TURN; i++) {
-        long pid = sys(SYS_wait4, -1, &status, WNOHANG | __WALL, NULL);
+        long pid = sys(SYS_wait4, -1, &status, WNOHANG | __WALL, &usage);
         if (pid == job->command)
-            command_ended(job, status, now);
+            command_ended(job, status, &usage, now);
         if (pid == -ECHILD)
             job->empty = 1;
         else if (pid != -EINTR)
@@ -198,16 +202,26 @@ static uint64_t read_oom_kills(void)
     return kills;
 }
 
+/* The kernel kills the largest process, and all of the job goes with it. Where a child was killed and the command ended
+ * by itself before that (cgroup v1), its own end stays, with the reason why it failed. */
+static uint32_t reason_without_memory(const struct supervision *job, const struct record *record)
+{
+    if (record->signal == SIGKILL && (record->oom_kills > 0 || record->flags & RECORD_OOM_EVENT))
+        return (int64_t)record->maxrss_bytes / 1024 > job->command_kb + LARGER_KB ? REASON_OOM_CHILD : REASON_OOM;
+    return record->oom_kills > 0 && record->exit_code != 0 ? REASON_OOM_CHILD : 0;
+}
+
 static void judge(const struct supervision *job, struct record *record)
 {
     const int killed = WIFSIGNALED(job->status);
     record->signal = killed ? WTERMSIG(job->status) : 0;
     record->exit_code = killed ? 128 + record->signal : WEXITSTATUS(job->status);
+    const uint32_t no_memory = reason_without_memory(job, record);
     if (job->cause != 0) {
         record->reason = job->cause;
         record->exit_code = -1;
-    } else if (record->signal == SIGKILL && (record->oom_kills > 0 || record->flags & RECORD_OOM_EVENT)) {
-        record->reason = REASON_OOM;
+    } else if (no_memory != 0) {
+        record->reason = no_memory;
     } else if (record->stage != 0) {
         record->reason = REASON_LAUNCH_FAILED;
     } else if (!(record->flags & RECORD_STARTED)) {

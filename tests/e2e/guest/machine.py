@@ -1,12 +1,12 @@
-"""Runs pytest in a guest: user-mode Linux with cgroup v2, on this host's files.
+"""Runs pytest in a guest: a kernel of its own with cgroup v2, on this host's files.
 
-    tests/e2e/guest/run [--timeout SECONDS] [--memory MIB] [PYTEST_ARGUMENTS...]
+    tests/e2e/guest/run [--kernel uml|qemu] [--timeout SECONDS] [--memory MIB] [PYTEST_ARGUMENTS...]
 
-The guest is one process of the host that needs neither KVM nor an image: it boots in two seconds, sees the host's root
-through an overlay (what it writes is gone afterwards), has a disk of its own under /tmp and root's full rights over a
-kernel of its own. It has one CPU, only IPv4 loopback, no cpuset controller and no Landlock. Output streams to
-stdout; the exit status is pytest's, 124 after the timeout, 3 when the guest died. When no argument is a path it runs
-DEFAULT. `--command` runs another command instead of pytest.
+The guest needs neither KVM nor an image: it sees the host's root through an overlay (what it writes is gone
+afterwards), has a disk of its own under /tmp and root's full rights over its kernel. `uml` (user-mode Linux) is quick
+and lacks a few things, see `uml.py`; `qemu` has all of them and takes ten times as long, see `qemu.py`. Output
+streams to stdout; the exit status is pytest's, 124 after the timeout, 3 when the guest died. When no argument is a path
+it runs what must hold there. `--command` runs another command instead of pytest.
 """
 
 import argparse
@@ -17,14 +17,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
-HERE = Path(__file__).resolve().parent
-DEFAULT = ("services/executor/joblet/executor/cgroup/driver_root_test.py", "tests/e2e/guest/own_cgroup_checks.py")
-"""What must hold on cgroup v2. Files that need the guest do not end in _test.py, so nothing finds them by itself."""
+from guest import qemu, uml
 
+ROOT = Path(__file__).resolve().parents[3]
+KERNELS = {"uml": uml, "qemu": qemu}
 DISK_BYTES = 8 << 30  # sparse
 TIMED_OUT = 124
 GUEST_DIED = 3
@@ -34,16 +33,19 @@ HANDED_ON = ("LANG", "NO_COLOR", "FORCE_COLOR", "HYPOTHESIS_PROFILE")
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/e2e/guest/run", description="pytest in a guest with cgroup v2")
+    parser.add_argument("--kernel", choices=KERNELS, default="uml")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS")
     parser.add_argument("--memory", type=int, default=2048, metavar="MIB")
     parser.add_argument("--command", action="store_true", help="the arguments are a command, not pytest's")
     options, arguments = parser.parse_known_args()
-    command = arguments if options.command else pytest_command(arguments)
+    kernel = KERNELS[options.kernel]
+    command = arguments if options.command else pytest_command(arguments, kernel.DEFAULT)
     with tempfile.TemporaryDirectory(prefix="jbtest-guest-") as directory:
         share, disk = Path(directory, "share"), Path(directory, "disk")
         make_share(share, command)
         make_disk(disk)
-        timed_out = boot(Path(directory), share, disk, options.memory, options.timeout)
+        with kernel.command(Path(directory), share, disk, options.memory) as machine:
+            timed_out = boot(machine, options.timeout)
         if timed_out:
             print(f"guest: stopped after {options.timeout:g} seconds", file=sys.stderr)
             return TIMED_OUT
@@ -54,10 +56,10 @@ def main() -> int:
         return int(status.read_text())
 
 
-def pytest_command(arguments: list[str]) -> list[str]:
+def pytest_command(arguments: list[str], default: Sequence[str]) -> list[str]:
     chosen = any((ROOT / argument.split("::")[0]).exists() for argument in arguments)
     pytest = [str(ROOT / ".venv/bin/python"), "-m", "pytest", "-p", "no:cacheprovider"]
-    return [*pytest, *arguments, *(() if chosen else DEFAULT)]
+    return [*pytest, *arguments, *(() if chosen else default)]
 
 
 def make_share(share: Path, command: list[str]) -> None:
@@ -76,39 +78,22 @@ def make_disk(disk: Path) -> None:
     subprocess.run(["mkfs.ext4", "-qF", "-O", "^has_journal", "-E", "lazy_itable_init=1", disk], check=True)
 
 
-def boot(directory: Path, share: Path, disk: Path, memory_mib: int, timeout_seconds: float) -> bool:
+def boot(machine: uml.Command, timeout_seconds: float) -> bool:
     """Runs the guest to its end; true when it had to be stopped. It is killed too when this process is interrupted."""
-    with guest(directory, share, disk, memory_mib) as machine:
-        try:
-            machine.wait(timeout_seconds)
-        except subprocess.TimeoutExpired:
-            return True
-        return False
-
-
-@contextlib.contextmanager
-def guest(directory: Path, share: Path, disk: Path, memory_mib: int) -> Iterator[subprocess.Popen[bytes]]:
-    arguments = [
-        "linux.uml",
-        f"mem={memory_mib}M",
-        *("root=/dev/root", "rootfstype=hostfs", "hostfs=/", "ro"),
-        f"init={HERE / 'init'}",
-        f"ubda={disk}",
-        *("con=null", "con0=null,fd:1", "ssl=null"),
-        *("quiet", "loglevel=1", "selinux=0", "panic=-1"),
-        *(f"uml_dir={directory}", "umid=guest"),
-        f"guest_share={share}",
-    ]
     # A session of its own: the guest's processes are in one group, and only they are.
-    machine = subprocess.Popen(
-        arguments, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env={"PATH": os.defpath}
-    )
+    process = subprocess.Popen(
+        machine.arguments, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        env={"PATH": os.defpath, **machine.environment},
+    )  # fmt: skip
     try:
-        yield machine
+        process.wait(timeout_seconds)
+    except subprocess.TimeoutExpired:
+        return True
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(machine.pid, signal.SIGKILL)
-        machine.wait(END_SECONDS)
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(END_SECONDS)
+    return False
 
 
 def interrupted(number: int, _frame: object) -> None:

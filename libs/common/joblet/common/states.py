@@ -51,7 +51,8 @@ class Reason(StrEnum):
 
     EXIT = "exit"
     SIGNAL = "signal"
-    OOM = "oom"
+    OOM = "oom"  # the command
+    OOM_CHILD = "oom-child"  # a process that the command started
     TIMEOUT = "timeout"
     STOPPED = "stopped"
     NOT_FOUND = "not-found"

@@ -137,6 +137,9 @@ def _recorded(evidence: Evidence, record: ExitRecord) -> _End:
             message = f"out of memory: the limit is {evidence.memory_bytes >> 20} MB"
             code = _SIGNAL_BASE + signal.SIGKILL
             return JobState.FAILED, Reason.OOM, code, signal.SIGKILL, message
+        case EndReason.OOM_CHILD:
+            message = f"out of memory in a child of the command: the limit is {evidence.memory_bytes >> 20} MB"
+            return JobState.FAILED, Reason.OOM_CHILD, record.exit_code, record.signal, message
         case EndReason.LAUNCH_FAILED:
             # What was heard live is the same error with all of its text.
             told = launch_failure(evidence.command, record.stage, record.error, record.detail)
@@ -165,7 +168,7 @@ def _usage(evidence: Evidence, started_ns: int, ended_ns: int) -> Usage:
             voluntary_context_switches=record.voluntary_switches,
             involuntary_context_switches=record.involuntary_switches,
         )  # fmt: skip
-        if record.reason is EndReason.OOM:
+        if record.reason in (EndReason.OOM, EndReason.OOM_CHILD):
             # On cgroup v1 init hears of it and kills the job before the kernel has killed and counted anything.
             usage = replace(usage, oom_kills=max(1, usage.oom_kills))
     if cgroup is not None:

@@ -37,6 +37,8 @@ def recorded(reason: EndReason, **fields: Any) -> ExitRecord:
         (recorded(EndReason.EXIT, exit_code=7), JobState.FAILED, Reason.EXIT, 7, 0),
         (recorded(EndReason.SIGNAL, exit_code=139, signal=11), JobState.FAILED, Reason.SIGNAL, 139, 11),
         (recorded(EndReason.OOM, exit_code=137, signal=9), JobState.FAILED, Reason.OOM, 137, 9),
+        (recorded(EndReason.OOM_CHILD, exit_code=137, signal=9), JobState.FAILED, Reason.OOM_CHILD, 137, 9),
+        (recorded(EndReason.OOM_CHILD, exit_code=1), JobState.FAILED, Reason.OOM_CHILD, 1, 0),
         (recorded(EndReason.TIMEOUT, exit_code=-1, signal=15), JobState.STOPPED, Reason.TIMEOUT, -1, 0),
         (recorded(EndReason.STOPPED, exit_code=-1, signal=9), JobState.STOPPED, Reason.STOPPED, -1, 0),
         (None, JobState.FAILED, Reason.SUPERVISOR_KILLED, -1, 0),

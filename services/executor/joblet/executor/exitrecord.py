@@ -39,6 +39,8 @@ class EndReason(IntEnum):
     TIMEOUT = 4
     STOPPED = 5
     LAUNCH_FAILED = 6
+    OOM_CHILD = 7
+    """Another process of the job than its command was the one that had no memory."""
 
 
 class RecordFlag(IntFlag):

@@ -161,21 +161,33 @@ def test_a_storm_of_zombies(job: Job) -> None:
     assert (ended.output, ended.record.exit_code) == (b"done\n", 0)
 
 
-def test_out_of_memory_ends_the_whole_job(node: Node, tmp_path: Path) -> None:
+CHILD_HOG = """
+import os
+if os.fork() == 0:
+  b = bytearray(200 << 20)
+  os._exit(0)
+os.wait()
+os.write(1, b'survived')
+"""
+COMMAND_HOG = """
+import os, time
+if os.fork() == 0:
+  time.sleep(1000)
+b = bytearray(200 << 20)
+os.write(1, b'survived')
+"""
+
+
+@pytest.mark.parametrize(
+    ("hog", "reason"), [(CHILD_HOG, EndReason.OOM_CHILD), (COMMAND_HOG, EndReason.OOM)], ids=["a child", "the command"]
+)
+def test_out_of_memory_ends_the_whole_job(node: Node, tmp_path: Path, hog: str, reason: EndReason) -> None:
     limits = Limits(memory_bytes=48 * MIB, max_processes=100)
-    hog = (
-        "import os\n"
-        "if os.fork() == 0:\n"
-        "  b = bytearray(200 << 20)\n"
-        "  os._exit(0)\n"
-        "os.wait()\n"
-        "os.write(1, b'survived')\n"
-    )
     with Job(node, tmp_path / "jbtest-oom", limits) as job:
         ended = job.run(job.spec("python3", "-ISc", hog))
         assert ended.output == b""
         record = ended.record
-        assert (record.exit_code, record.signal, record.reason) == (137, signal.SIGKILL, EndReason.OOM)
+        assert (record.exit_code, record.signal, record.reason) == (137, signal.SIGKILL, reason)
 
 
 def test_killing_init_kills_everything(job: Job) -> None:

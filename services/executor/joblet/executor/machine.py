@@ -23,6 +23,7 @@ from joblet.executor.uidranges import UidRanges
 from joblet.executor.userns import UserNamespacePool
 
 SYSTEM: Final = "Linux"
+_PID_MAX: Final = Path("/proc/sys/kernel/pid_max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +81,21 @@ def _users(config: Config, stack: ExitStack) -> tuple[UidRanges, UserNamespacePo
 def capacity(config: Config) -> Capacity:
     """What the machine has, as far as this process may use it. Linux only."""
     return Capacity(
-        cores=frozenset(os.sched_getaffinity(0)),
+        cores=cores(),
         memory_bytes=memory_bytes(),
-        max_processes=int(Path("/proc/sys/kernel/pid_max").read_text()),
+        max_processes=max_processes(),
         max_concurrent_jobs=config.joblet.max_concurrent_jobs,
     )
 
 
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores() -> frozenset[int]:
+    """The CPUs this process may use, by number."""
+    return frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+
+def max_processes() -> int:
+    """The most processes and threads the kernel gives numbers to; 0 where it does not say."""
+    return int(_PID_MAX.read_text()) if _PID_MAX.exists() else 0
 
 
 def memory_bytes() -> int:

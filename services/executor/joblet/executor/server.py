@@ -16,7 +16,7 @@ from joblet.common import log, metrics
 from joblet.common.config import Config
 from joblet.common.errors import JobletError
 from joblet.common.rpc import RpcServer
-from joblet.common.units import MIB
+from joblet.common.units import MIB, format_cpu_list
 from joblet.common.version import VERSION
 from joblet.executor import machine as machines
 from joblet.executor import procfs, syscalls
@@ -129,9 +129,11 @@ def heartbeat(config: Config, port: int) -> HeartbeatRequest:
         logstore_address=own.logstore_address,
         runtime_address=own.runtime_address,
         boot_id=machines.boot_id(),
-        cpu_cores=machines.usable_cores(),
+        cpu_cores=len(machines.cores()),
         memory_bytes=machines.memory_bytes(),
         labels=own.labels,
         version=VERSION,
         system=platform.system().lower(),
+        cores=format_cpu_list(machines.cores()),
+        max_processes=machines.max_processes(),
     )

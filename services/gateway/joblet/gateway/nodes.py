@@ -15,7 +15,7 @@ from joblet.common import log
 from joblet.common.config import GatewayConfig, GrpcConfig
 from joblet.common.errors import InvalidArgument, JobletError, NotFound, Unavailable
 from joblet.common.roles import Identity
-from joblet.common.units import NS_PER_SECOND
+from joblet.common.units import NS_PER_SECOND, format_cpu_list, parse_cpu_list
 from joblet.common.yamlschema import split_address
 from joblet.gateway.changes import Changes
 from joblet.gateway.link import Link
@@ -172,6 +172,8 @@ def describe(identity: Identity, request: registry_pb2.HeartbeatRequest) -> node
         _check_address(field, getattr(request, field))
     if request.cpu_cores <= 0 or request.memory_bytes <= 0:
         raise InvalidArgument("a heartbeat without the node's capacity: cpu_cores and memory_bytes must be positive")
+    if request.max_processes < 0:
+        raise InvalidArgument(f"max_processes must not be negative: {request.max_processes}", field="max_processes")
     return node_queries.Description(
         node_id=identity.common_name,
         executor_address=request.executor_address,
@@ -183,6 +185,8 @@ def describe(identity: Identity, request: registry_pb2.HeartbeatRequest) -> node
         labels=dict(request.labels),
         version=request.version,
         system=request.system,
+        cores=format_cpu_list(parse_cpu_list(request.cores)) if request.cores else "",
+        max_processes=request.max_processes,
     )
 
 

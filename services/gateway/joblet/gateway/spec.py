@@ -16,7 +16,7 @@ from joblet.api.internal import executor_pb2
 from joblet.common.config import JobletConfig
 from joblet.common.errors import InvalidArgument
 from joblet.common.states import JobState
-from joblet.common.units import MIB
+from joblet.common.units import MIB, parse_cpu_list
 from joblet.gateway import validation
 from joblet.gateway.store.model import Job, Node, Upload
 
@@ -105,23 +105,30 @@ def fit(submission: Submission, node: Node) -> Submission:
     Raises InvalidArgument when no amount of waiting would make room for the job there.
     """
     memory_mb, cpu_percent = node.memory_bytes // MIB, node.cpu_cores * 100
-    if submission.memory_mb > memory_mb:
-        raise InvalidArgument(
-            "job creation failed: maxMemory exceeds system limits",
-            field="maxMemory",
-            hint=f"this node has {memory_mb} MB",
-        )
-    if submission.cpu_percent > cpu_percent:
-        raise InvalidArgument(
-            "job creation failed: maxCPU exceeds system limits",
-            field="maxCPU",
-            hint=f"this node has {cpu_percent}, 100 for each core",
-        )
+    for field, (fits, has) in _fits(submission, node).items():
+        if not fits:
+            raise InvalidArgument(
+                f"job creation failed: {field} exceeds system limits", field=field, hint=f"this node has {has}"
+            )
     if submission.memory_mb and submission.cpu_percent:
         return submission
     return replace(
         submission, memory_mb=submission.memory_mb or memory_mb, cpu_percent=submission.cpu_percent or cpu_percent
     )
+
+
+def _fits(submission: Submission, node: Node) -> Mapping[str, tuple[bool, str]]:
+    """By field: whether the node has as much as asked for, and how much it has. What its heartbeat does not say is left
+    for the node to refuse."""
+    memory_mb, cpu_percent = node.memory_bytes // MIB, node.cpu_cores * 100
+    cores = frozenset(parse_cpu_list(submission.cpu_cores) if submission.cpu_cores and node.cores else ())
+    processes = node.max_processes or submission.max_processes
+    return {
+        "maxMemory": (submission.memory_mb <= memory_mb, f"{memory_mb} MB"),
+        "maxCPU": (submission.cpu_percent <= cpu_percent, f"{cpu_percent}, 100 for each core"),
+        "cpuCores": (not cores or cores.issubset(parse_cpu_list(node.cores)), f"the cores {node.cores}"),
+        "maxProcesses": (submission.max_processes <= processes, f"at most {processes} processes"),
+    }
 
 
 def new_job(submission: Submission, node_id: str, job_id: str, now_ns: int) -> dict[str, Any]:

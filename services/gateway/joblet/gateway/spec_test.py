@@ -15,7 +15,7 @@ MIB = 1 << 20
 NODE = Node(
     id="n", state=NodeState.READY, executor_address="h:1", logstore_address="h:2", runtime_address="h:3", boot_id="b",
     cpu_cores=2, memory_bytes=1024 * MIB, labels={}, version="1", system="linux", registered_ns=1, last_seen_ns=1,
-    lease_until_ns=1, last_sequence=0,
+    lease_until_ns=1, last_sequence=0, cores="0,4", max_processes=4096,
 )  # fmt: skip
 
 
@@ -59,6 +59,21 @@ def test_no_node_is_large_enough() -> None:
         spec.fit(submission(maxMemory=1025), NODE)
     with pytest.raises(InvalidArgument, match="^job creation failed: maxCPU exceeds system limits$"):
         spec.fit(submission(maxCPU=201), NODE)
+
+
+def test_no_node_has_such_cores_or_so_many_processes() -> None:
+    fitting = submission(cpuCores="4", maxProcesses=4096)
+    assert spec.fit(fitting, NODE) == fitting
+    with pytest.raises(InvalidArgument, match="^job creation failed: cpuCores exceeds system limits$") as refused:
+        spec.fit(submission(cpuCores="0-1"), NODE)
+    assert (refused.value.field, refused.value.hint) == ("cpuCores", "this node has the cores 0,4")
+    with pytest.raises(InvalidArgument, match="^job creation failed: maxProcesses exceeds system limits$"):
+        spec.fit(submission(maxProcesses=4097), NODE)
+
+
+def test_what_a_heartbeat_does_not_say_is_for_the_node_to_refuse() -> None:
+    asking = submission(cpuCores="900", maxProcesses=1 << 20)
+    assert spec.fit(asking, replace(NODE, cores="", max_processes=0)) == asking
 
 
 def test_no_default_limit_is_all_of_the_node() -> None:

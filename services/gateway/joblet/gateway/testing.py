@@ -136,6 +136,8 @@ class FakeNode:
             labels={"zone": "a"},
             version="0.1.0",
             system="linux",
+            cores="0-3",
+            max_processes=32768,
         )
 
     def accept(self, spec: executor_pb2.JobSpec) -> FakeJob:

@@ -73,7 +73,8 @@ def test_listings_are_made_for_the_jobs_there_are(url: str, database: Database) 
         )
     )
     with database.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE jobs DROP COLUMN listing"))
+        for table, column in (("jobs", "listing"), ("nodes", "cores"), ("nodes", "max_processes")):
+            connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     with Database(url) as upgraded:
         asyncio.run(upgraded.read(check_listings))

@@ -107,3 +107,5 @@ class Node:
     last_seen_ns: int
     lease_until_ns: int
     last_sequence: int  # number of the last event applied
+    cores: str  # cpuset list of its CPUs; empty as long as its heartbeat does not say
+    max_processes: int  # the most processes it can have; 0 as long as its heartbeat does not say

@@ -26,7 +26,8 @@ _RENEW = (
             name: bindparam(f"new_{name}")
             for name in (
                 "state", "executor_address", "logstore_address", "runtime_address", "boot_id", "cpu_cores",
-                "memory_bytes", "labels", "version", "system", "last_seen_ns", "lease_until_ns",
+                "memory_bytes", "labels", "version", "system", "last_seen_ns", "lease_until_ns", "cores",
+                "max_processes",
             )
         }
     )
@@ -56,6 +57,8 @@ class Description:
     labels: dict[str, str]
     version: str
     system: str
+    cores: str
+    max_processes: int
 
 
 def all_nodes(connection: Connection) -> list[Node]:
@@ -91,6 +94,8 @@ def heartbeat(connection: Connection, description: Description, now_ns: int, lea
         "system": description.system,
         "last_seen_ns": now_ns,
         "lease_until_ns": now_ns + lease_ns,
+        "cores": description.cores,
+        "max_processes": description.max_processes,
     }
     known = get(connection, description.node_id)
     if known is None:

@@ -153,6 +153,8 @@ nodes = Table(
     Column("last_seen_ns", BigInteger, nullable=False),
     Column("lease_until_ns", BigInteger, nullable=False),
     Column("last_sequence", BigInteger, nullable=False, server_default=text("0")),
+    Column("cores", Text, nullable=False, server_default=text("''")),
+    Column("max_processes", Integer, nullable=False, server_default=text("0")),
 )
 
 jobs = Table(

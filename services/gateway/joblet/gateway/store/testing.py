@@ -40,6 +40,6 @@ def description(node_id: str = "n", **fields: Any) -> Description:
     plain: dict[str, Any] = {
         "node_id": node_id, "executor_address": "h:1", "logstore_address": "h:2", "runtime_address": "h:3",
         "boot_id": "b", "cpu_cores": 2, "memory_bytes": 1 << 30, "labels": {"zone": "a"}, "version": "1",
-        "system": "linux",
+        "system": "linux", "cores": "0-1", "max_processes": 32768,
     }  # fmt: skip
     return Description(**(plain | fields))
