@@ -7,9 +7,8 @@ accepted orders it again, the others learn from ListJobs that it is not there.
 
 import asyncio
 import os
-import shutil
 from asyncio import TaskGroup
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from joblet.common import log
@@ -40,12 +39,12 @@ def adopt_jobs(executor: Executor, tasks: TaskGroup) -> None:
         else:
             _adopt(executor, tasks, record, record.init)
     dropped = []
-    for job_id in [directory.name for directory in site.jobs_dir.iterdir() if directory.name not in started]:
+    for job_id in [job_id for job_id in site.states.job_ids() if job_id not in started]:
         site.cgroups.discard(job_id)
         if site.journal.job(job_id) is None:
             dropped.append(job_id)
         else:  # its end had been told, and the executor ended before it had removed this
-            shutil.rmtree(site.state_dir(job_id))
+            site.states.remove(job_id)
     if dropped:
         executor.leave_at_end(tasks.create_task(_close_logs(site, dropped), name="logs of dropped jobs"))
 
@@ -60,7 +59,8 @@ async def _close_logs(site: Site, job_ids: list[str]) -> None:
             await site.logs.finish(job_id)
         except JobletError as error:
             _log.warn("log of a dropped job not closed", jobId=job_id, error=error)
-        shutil.rmtree(site.state_dir(job_id), ignore_errors=True)
+        with suppress(FileNotFoundError):  # ordered and over by now
+            site.states.remove(job_id)
 
 
 def _adopt(executor: Executor, tasks: TaskGroup, record: Record, init: InitProcess) -> None:
@@ -97,7 +97,7 @@ def _claims(site: Site, record: Record, cgroup: JobCgroup | None) -> Claims:
     if cgroup is not None:
         claims.holdings.callback(cgroup.remove)
         claims.descriptors.callback(cgroup.close)
-    claims.holdings.callback(shutil.rmtree, site.state_dir(record.job_id))
+    claims.holdings.callback(site.states.remove, record.job_id)
     return claims
 
 

@@ -6,11 +6,9 @@ journal has it. The launch goes on in a task of its own and is told by events. E
 
 import asyncio
 import os
-import shutil
 import sqlite3
 import time
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Final
 
 from joblet.common import log
@@ -174,10 +172,9 @@ class Executor:
         holdings.callback(site.users.release, user.base)
         phases.reached("admit")
         # First of all: the directory marks what follows as this executor's (`adopt` clears up by it after a crash).
-        state_dir = site.state_dir(order.job_id)
-        _make_empty(state_dir)
-        holdings.callback(shutil.rmtree, state_dir)
-        state = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        site.states.make(order.job_id)
+        holdings.callback(site.states.remove, order.job_id)
+        state = os.open(site.states.path(order.job_id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         descriptors.callback(os.close, state)
         opening = descriptors.enter_context(closing(site.logs.opening(order.job_id)))
         cgroup = site.cgroups.create(order.job_id, order.limits, site.devices)
@@ -212,12 +209,3 @@ def not_running(journal: Journal, job_id: str) -> JobletError:
     """Why a job that nobody supervises cannot be stopped."""
     record = journal.job(job_id)
     return JobNotFound(job_id) if record is None else JobNotRunning(job_id, record.state)
-
-
-def _make_empty(directory: Path) -> None:
-    """A crash may have left one from an earlier attempt with this job."""
-    try:
-        directory.mkdir(mode=0o700)
-    except FileExistsError:
-        shutil.rmtree(directory)
-        directory.mkdir(mode=0o700)

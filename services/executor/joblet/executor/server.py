@@ -30,6 +30,7 @@ from joblet.executor.logs import LogStore
 from joblet.executor.machine import Machine
 from joblet.executor.registry import beat
 from joblet.executor.site import Site
+from joblet.executor.statedirs import StateDirectories
 
 GRACE_SECONDS: Final = 0.5  # event streams have no end of their own; their readers go on after the last number
 
@@ -103,11 +104,9 @@ def site_of(
         grace_seconds=own.stop_grace_seconds,
         log_rate=own.log_rate_limit,
     )
-    jobs_dir = own.state_dir / "jobs"
-    jobs_dir.mkdir(mode=0o700, exist_ok=True)
     return Site(
-        prepared.journal, feed, machine.cgroups, machine.devices, machine.users, logs, node, jobs_dir,
-        config.joblet.cleanup_timeout_seconds, cleaner,
+        prepared.journal, feed, machine.cgroups, machine.devices, machine.users, logs, node,
+        StateDirectories(own.state_dir), config.joblet.cleanup_timeout_seconds, cleaner,
     )  # fmt: skip
 
 

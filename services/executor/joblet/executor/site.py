@@ -3,19 +3,19 @@
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from joblet.executor.cgroup.driver import CgroupDriver, Device
 from joblet.executor.feed import Feed
 from joblet.executor.journal import Journal
 from joblet.executor.launch import Node
 from joblet.executor.logs import LogStore
+from joblet.executor.statedirs import StateDirectories
 from joblet.executor.userns import UserNamespacePool
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """`jobs_dir` has one state directory per job; `devices` are the disks under what jobs can read; `cleaner` is one
+    """`states` has one directory per job; `devices` are the disks under what jobs can read; `cleaner` is one
     thread, which removes what ended jobs leave."""
 
     journal: Journal
@@ -25,12 +25,9 @@ class Site:
     users: UserNamespacePool
     logs: LogStore
     node: Node
-    jobs_dir: Path
+    states: StateDirectories
     cleanup_seconds: float
     cleaner: ThreadPoolExecutor
-
-    def state_dir(self, job_id: str) -> Path:
-        return self.jobs_dir / job_id
 
 
 @dataclass(frozen=True, slots=True)

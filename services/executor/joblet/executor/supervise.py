@@ -189,7 +189,7 @@ class Supervisor:
             if self._stop.is_set():
                 self._signal(signal.SIGTERM)  # it was asked for during the launch
             await readable(self._pidfd)
-            _reap(self._pidfd)
+            self._site.states.init_left(self.job_id)
         record = self._read_record()
         if (
             record is not None
@@ -221,7 +221,7 @@ class Supervisor:
 
     def _read_record(self) -> ExitRecord | None:
         try:
-            return exitrecord.read(self._site.state_dir(self.job_id))
+            return exitrecord.read(self._site.states.path(self.job_id))
         except DamagedRecord as error:
             _log.error("exit record cannot be used", jobId=self.job_id, error=error)
             return None
@@ -251,6 +251,8 @@ class Supervisor:
     async def _give_back(self) -> None:
         if self._cgroup is not None:
             self._cgroup.close()  # descriptors belong to the event loop's thread
+        if self._pidfd is not None:
+            self._claims.holdings.callback(_reap, os.dup(self._pidfd))
         # To the end, also when the executor is leaving: half of it would be harder to clear up than all.
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._site.cleaner, self._remove_holdings))
         self.released.set_result(None)
@@ -276,6 +278,10 @@ def _started_ns(event: Event) -> int:
 
 
 def _reap(pidfd: int) -> None:
-    # The init of an adopted job is not our child; its parent reaps it.
-    with suppress(ChildProcessError):
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    """Closes the pidfd, too. Not in the event loop: freeing a pid namespace with its /proc takes up to a millisecond."""
+    try:
+        # The init of an adopted job is not our child; its parent reaps it.
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    finally:
+        os.close(pidfd)
