@@ -23,6 +23,7 @@ from joblet.common.states import TERMINAL, TRANSITIONS, JobState, Reason
 
 LOOK_SECONDS = 0.02
 API_SECONDS = 5.0
+LAST_NUMBER = "SELECT max((SELECT last_sequence FROM counter), (SELECT coalesce(max(sequence), 0) FROM events))"
 AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
@@ -132,7 +133,7 @@ class Observer:
                 if row["state"] in TERMINAL:
                     self._see_end({key: row[key] for key in row.keys() if key != "acknowledged"})  # noqa: SIM118
         with _reading(self._journal) as journal:
-            (last,) = journal.execute("SELECT last_sequence FROM counter").fetchone()
+            (last,) = journal.execute(LAST_NUMBER).fetchone()
             events = list(journal.execute("SELECT sequence, job_id, time_ns, kind, body FROM events ORDER BY sequence"))
             jobs = list(journal.execute("SELECT job_id, state FROM jobs"))
         expected = list(range(last - len(events) + 1, last + 1))
@@ -149,7 +150,7 @@ class Observer:
         with _reading(self._store) as store:
             row = store.execute("SELECT max(last_sequence) FROM nodes").fetchone()
         with _reading(self._journal) as journal:
-            (given_out,) = journal.execute("SELECT last_sequence FROM counter").fetchone()
+            (given_out,) = journal.execute(LAST_NUMBER).fetchone()
         now, before = Numbers(row[0] or 0, given_out), self._numbers
         if now.applied > now.given_out:
             self._problem(f"more events applied than there are: {now}")

@@ -179,7 +179,7 @@ def test_an_end_waits_for_room_in_the_journal(bench: Bench, monkeypatch: pytest.
 
     async def scenario() -> None:
         async with bench.executor() as executor:
-            write = executor.site.feed.ended
+            write = executor.site.journal._write
 
             def sometimes_full(*arguments: object) -> object:
                 nonlocal refusals
@@ -188,7 +188,7 @@ def test_an_end_waits_for_room_in_the_journal(bench: Bench, monkeypatch: pytest.
                     raise sqlite3.OperationalError("database or disk is full")
                 return write(*arguments)  # type: ignore[arg-type]
 
-            monkeypatch.setattr(executor.site.feed, "ended", sometimes_full)
+            monkeypatch.setattr(executor.site.journal, "_write", sometimes_full)
             job = new_order()
             await executor.start(job)
             outcome = await end_of(executor.site, job.job_id)

@@ -23,6 +23,9 @@ class Feed:
     def ended(self, job_id: str, outcome: Outcome, time_ns: int) -> Event:
         return self._woken(self._journal.ended(job_id, outcome, time_ns))
 
+    def ran(self, job_id: str, started_time_ns: int, outcome: Outcome, time_ns: int) -> Event:
+        return self._woken(self._journal.ran(job_id, started_time_ns, outcome, time_ns))
+
     async def after(self, sequence: int) -> AsyncGenerator[Event, None]:
         """Events above `sequence`, without end. Raises OutOfRange and FailedPrecondition as Journal.events."""
         while True:

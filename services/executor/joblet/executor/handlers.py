@@ -1,13 +1,12 @@
 """ExecutorService: who may call it, and each call as one step into `executor`."""
 
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from joblet.api.internal import executor_pb2
 from joblet.api.internal.executor_pb2 import DESCRIPTOR
 from joblet.api.internal.executor_pb2_grpc import ExecutorServiceServicer
-from joblet.common.errors import FailedPrecondition, InvalidArgument, JobNotFound
+from joblet.common.errors import InvalidArgument
 from joblet.common.roles import Role
 from joblet.common.rpc import Access, AccessTable
 from joblet.executor import wire
@@ -72,11 +71,4 @@ class JobsOfNode(ExecutorServiceServicer):
     ) -> executor_pb2.ForgetJobResponse:
         if request.job_id or not request.job_ids:
             self._journal.forget(request.job_id)
-        kept = []
-        for job_id in request.job_ids:
-            try:
-                with suppress(JobNotFound):  # forgotten before
-                    self._journal.forget(job_id)
-            except FailedPrecondition:
-                kept.append(job_id)
-        return executor_pb2.ForgetJobResponse(kept=kept)
+        return executor_pb2.ForgetJobResponse(kept=self._journal.forget_ended(request.job_ids))

@@ -5,13 +5,17 @@ commit, sqlite.org/wal.html); with synchronous=NORMAL a power failure may cost t
 change of a job and the event about it are one transaction, so neither exists without the other. Event numbers are 1,
 2, 3 ... without gaps; the last number outlives the events themselves. Secrets and uploads are never stored.
 
+The last events are also kept in memory, as written: who follows reads them there.
+
 Used from the event loop's thread only; a call takes some tens of microseconds.
 """
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +25,8 @@ from joblet.executor.job import Event, InitProcess, Outcome, Record, Started, Us
 
 VERSION: Final = 1
 _BUSY_SECONDS: Final = 5.0
+_REMEMBERED: Final = 1024
+_LOG_PAGES: Final = 4000  # every job changes the same few pages: the later they are carried over, the fewer
 
 _SCHEMA: Final = """
 CREATE TABLE jobs (
@@ -44,7 +50,7 @@ CREATE TABLE events (
     kind TEXT NOT NULL,             -- started, ended
     body TEXT NOT NULL              -- JSON of Started or Outcome
 ) STRICT;
-CREATE TABLE counter (last_sequence INTEGER NOT NULL) STRICT;
+CREATE TABLE counter (last_sequence INTEGER NOT NULL) STRICT;  -- as of the last time that events were deleted
 INSERT INTO counter VALUES (0);
 """
 
@@ -59,11 +65,13 @@ class Journal:
             self._prepare(path)
         except sqlite3.Error as error:
             raise StartError(f"cannot open the journal {path}: {error}") from error
-        self.last_sequence: int = self._value("SELECT last_sequence FROM counter")
+        self.last_sequence = self._value(_LAST_SEQUENCE)
+        self._latest: deque[Event] = deque(maxlen=_REMEMBERED)  # without gaps, up to the last one
 
     def _prepare(self, path: Path) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
         version = self._value("PRAGMA user_version")
         if version == 0:
             self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
@@ -93,23 +101,29 @@ class Journal:
 
     def started(self, job_id: str, time_ns: int) -> Event:
         """INITIALIZING -> RUNNING with its event, whose body was stored by `parked`."""
-        record = self._check(job_id, JobState.RUNNING)
-        if record.parked is None:
-            raise Internal(f"job {job_id} cannot have started: it never parked")
-        return self._event(
-            job_id, time_ns, "started", record.parked,
+        body, text = _parked(job_id, self._check(job_id, JobState.RUNNING))
+        return self._write(
+            [_Entry(job_id, time_ns, "started", body, text)],
             "UPDATE jobs SET state = ?, started_ns = ? WHERE job_id = ?",
-            (JobState.RUNNING, record.parked.started_ns, job_id),
-        )  # fmt: skip
+            (JobState.RUNNING, body.started_ns, job_id),
+        )
 
     def ended(self, job_id: str, outcome: Outcome, time_ns: int) -> Event:
         """To a terminal state with its event."""
         self._check(job_id, outcome.state)
-        return self._event(
-            job_id, time_ns, "ended", outcome,
-            "UPDATE jobs SET state = ?, started_ns = ?, outcome = ? WHERE job_id = ?",
-            (outcome.state, outcome.started_ns, _dump(outcome), job_id),
-        )  # fmt: skip
+        return self._end(outcome, [_Entry(job_id, time_ns, "ended", outcome, _dump(outcome))])
+
+    def ran(self, job_id: str, started_time_ns: int, outcome: Outcome, time_ns: int) -> Event:
+        """`started` and `ended` at once, for a job that ended before the first was told; the second event."""
+        body, text = _parked(job_id, self._check(job_id, JobState.RUNNING))
+        check_transition(JobState.RUNNING, outcome.state)
+        return self._end(
+            outcome,
+            [
+                _Entry(job_id, started_time_ns, "started", body, text),
+                _Entry(job_id, time_ns, "ended", outcome, _dump(outcome)),
+            ],
+        )
 
     def job(self, job_id: str) -> Record | None:
         row = self._db.execute(f"{_SELECT} WHERE job_id = ?", (job_id,)).fetchone()
@@ -122,15 +136,23 @@ class Journal:
     def forget(self, job_id: str) -> None:
         """Removes an ended job; its end is known elsewhere, and so are all events before. FailedPrecondition if it
         runs."""
-        record = self.job(job_id)
-        if record is None:
+        state = self._state(job_id)
+        if state is None:
             raise JobNotFound(job_id)
-        if record.state not in TERMINAL:
-            raise FailedPrecondition(f"job has not ended: {job_id} (current status: {record.state})")
+        if state not in TERMINAL:
+            raise FailedPrecondition(f"job has not ended: {job_id} (current status: {state})")
+        self.forget_ended([job_id])
+
+    def forget_ended(self, job_ids: Iterable[str]) -> list[str]:
+        """As `forget`, for those of the jobs that have ended; the others that there are."""
+        states = {job_id: self._state(job_id) for job_id in job_ids}
+        over = [job_id for job_id, state in states.items() if state in TERMINAL]
+        last = max((self._end_of(job_id) for job_id in over), default=0)
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
-            self._db.execute("DELETE FROM events WHERE sequence <= ?", (self._end_of(job_id),))
+            self._db.executemany("DELETE FROM jobs WHERE job_id = ?", [(job_id,) for job_id in over])
+            self._drop_events(last)
+        return [job_id for job_id, state in states.items() if state is not None and state not in TERMINAL]
 
     def events(self, after: int, limit: int) -> list[Event]:
         """At most `limit` events with numbers above `after`, in order.
@@ -138,6 +160,9 @@ class Journal:
         OutOfRange when `after` was never given out, FailedPrecondition when events above it are forgotten already.
         """
         self._check_given_out(after)
+        if self._latest and self._latest[0].sequence <= after + 1:
+            begin = after + 1 - self._latest[0].sequence
+            return list(islice(self._latest, begin, begin + limit))
         rows = self._db.execute(
             "SELECT sequence, job_id, time_ns, kind, body FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
             (after, limit),
@@ -154,7 +179,9 @@ class Journal:
     def acknowledge(self, sequence: int) -> None:
         """Drops events up to `sequence`. OutOfRange when it was never given out."""
         self._check_given_out(sequence)
-        self._db.execute("DELETE FROM events WHERE sequence <= ?", (sequence,))
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._drop_events(sequence)
 
     def _end_of(self, job_id: str) -> int:
         # 0 when that event is acknowledged already.
@@ -165,31 +192,73 @@ class Journal:
         if sequence > self.last_sequence:
             raise OutOfRange(f"event {sequence} does not exist; the last one is {self.last_sequence}")
 
-    def _check(self, job_id: str, new: JobState) -> Record:
-        record = self.job(job_id)
-        if record is None:
-            raise JobNotFound(job_id)
-        check_transition(record.state, new)
-        return record
+    def _drop_events(self, sequence: int) -> None:
+        """Inside a transaction."""
+        self._db.execute("DELETE FROM events WHERE sequence <= ?", (sequence,))
+        self._db.execute("UPDATE counter SET last_sequence = ?", (self.last_sequence,))
+        while self._latest and self._latest[0].sequence <= sequence:
+            self._latest.popleft()
 
-    def _event(
-        self, job_id: str, time_ns: int, kind: str, body: Started | Outcome, change: str, values: Sequence[object]
-    ) -> Event:
-        sequence = self.last_sequence + 1
+    def _state(self, job_id: str) -> JobState | None:
+        row = self._db.execute("SELECT state FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+        return None if row is None else JobState(row[0])
+
+    def _check(self, job_id: str, new: JobState) -> str | None:
+        """That the job may become `new`; what `parked` stored of it."""
+        row = self._db.execute("SELECT state, parked FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+        if row is None:
+            raise JobNotFound(job_id)
+        check_transition(JobState(row[0]), new)
+        text: str | None = row[1]
+        return text
+
+    def _end(self, outcome: Outcome, entries: Sequence["_Entry"]) -> Event:
+        return self._write(
+            entries,
+            "UPDATE jobs SET state = ?, started_ns = ?, outcome = ? WHERE job_id = ?",
+            (outcome.state, outcome.started_ns, entries[-1].text, entries[-1].job_id),
+        )
+
+    def _write(self, entries: Sequence["_Entry"], change: str, values: Sequence[object]) -> Event:
+        """One transaction; the last of the events in it."""
+        first = self.last_sequence + 1
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute(change, values)
-            self._db.execute(
-                "INSERT INTO events VALUES (?, ?, ?, ?, ?)", (sequence, job_id, time_ns, kind, _dump(body))
-            )
-            self._db.execute("UPDATE counter SET last_sequence = ?", (sequence,))
-        self.last_sequence = sequence
-        return Event(sequence, job_id, time_ns, body)
+            for sequence, entry in enumerate(entries, first):
+                self._db.execute(
+                    "INSERT INTO events VALUES (?, ?, ?, ?, ?)",
+                    (sequence, entry.job_id, entry.time_ns, entry.kind, entry.text),
+                )
+        for entry in entries:
+            self.last_sequence += 1
+            self._latest.append(Event(self.last_sequence, entry.job_id, entry.time_ns, entry.body))
+        return self._latest[-1]
 
     def _value(self, query: str) -> int:
         return int(self._db.execute(query).fetchone()[0])
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An event that has no number yet; `text` is the JSON of its body."""
+
+    job_id: str
+    time_ns: int
+    kind: str
+    body: Started | Outcome
+    text: str
+
+
+def _parked(job_id: str, text: str | None) -> tuple[Started, str]:
+    if text is None:
+        raise Internal(f"job {job_id} cannot have started: it never parked")
+    return _started(json.loads(text)), text
+
+
+_LAST_SEQUENCE: Final = (
+    "SELECT max((SELECT last_sequence FROM counter), (SELECT coalesce(max(sequence), 0) FROM events))"
+)
 _SELECT: Final = (
     "SELECT job_id, state, command, uid_base, memory_bytes, timeout_seconds, not_isolated, created_ns, init, parked,"
     " started_ns, outcome FROM jobs"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from joblet.common.errors import FailedPrecondition, JobNotFound, OutOfRange, StartError
+from joblet.common.errors import FailedPrecondition, Internal, JobNotFound, OutOfRange, StartError
 from joblet.common.states import IllegalTransition, JobState
 from joblet.executor.job import Event
 from joblet.executor.journal import Journal
@@ -38,6 +38,24 @@ def test_a_job_and_its_events_read_back_as_written(journal: Journal, tmp_path: P
         )
         assert again.events(0, 10) == [Event(1, JOB_ID, 21, STARTED), Event(2, JOB_ID, 31, outcome())]
         assert again.last_sequence == 2
+
+
+def test_a_short_job_is_told_in_one_transaction(journal: Journal, tmp_path: Path) -> None:
+    journal.add(record())
+    journal.parked(JOB_ID, INIT, STARTED)
+    last = journal.ran(JOB_ID, 21, outcome(), 31)
+    told = [Event(1, JOB_ID, 21, STARTED), Event(2, JOB_ID, 31, outcome())]
+    assert (last, journal.events(0, 10), journal.events(0, 1), journal.events(2, 10)) == (told[1], told, told[:1], [])
+    with closing(Journal(tmp_path / "journal.db")) as again:
+        assert again.events(0, 10) == told
+        assert again.job(JOB_ID) == record(
+            state=JobState.COMPLETED, init=INIT, parked=STARTED, started_ns=20, outcome=outcome()
+        )
+        assert again.last_sequence == 2
+    journal.add(record(job_id=OTHER_ID))
+    with pytest.raises(Internal, match="never parked"):
+        journal.ran(OTHER_ID, 41, outcome(), 51)
+    assert journal.last_sequence == 2
 
 
 def test_a_change_that_states_forbid_writes_neither_job_nor_event(journal: Journal) -> None:
@@ -73,6 +91,15 @@ def test_events_that_never_were_and_events_that_are_gone(journal: Journal) -> No
     with pytest.raises(FailedPrecondition, match="events 1 to 1"):
         journal.events(0, 10)
     assert [event.sequence for event in journal.events(1, 10)] == [2]
+
+
+def test_forgetting_many_leaves_those_that_have_not_ended(journal: Journal) -> None:
+    journal.add(record())
+    run_to_end(journal, OTHER_ID)
+    assert journal.forget_ended([JOB_ID, OTHER_ID, "never heard of"]) == [JOB_ID]
+    assert [job.job_id for job in journal.jobs()] == [JOB_ID]
+    assert journal.events(2, 10) == []
+    assert journal.last_sequence == 2
 
 
 def test_forgetting_needs_an_end_and_takes_the_events_before_along(journal: Journal) -> None:

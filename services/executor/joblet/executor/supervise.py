@@ -17,14 +17,14 @@ from dataclasses import replace
 from typing import Final
 
 from joblet.common import log
-from joblet.common.errors import JobletError
+from joblet.common.errors import Internal, JobletError
 from joblet.common.states import JobState, Reason
 from joblet.executor import exitrecord, launch, procfs
 from joblet.executor.attest import AttestationFailed, attest
 from joblet.executor.cgroup.driver import CgroupError, CgroupUsage, JobCgroup
 from joblet.executor.ending import Evidence, Failure, launch_failure, outcome_of
 from joblet.executor.exitrecord import DamagedRecord, ExitRecord
-from joblet.executor.job import Event, InitProcess, Order, Record, Started
+from joblet.executor.job import Event, InitProcess, Order, Outcome, Record, Started
 from joblet.executor.launch import Handshake, LaunchError, Resources
 from joblet.executor.metrics import OUTCOMES, Phases
 from joblet.executor.site import Claims, Site
@@ -34,6 +34,7 @@ LAUNCH_SECONDS: Final = 30.0
 _JOURNAL_RETRY_SECONDS: Final = 1.0
 _LOGSTORE_RETRY_SECONDS: Final = 1.0
 _EXEC_POLL_SECONDS: Final = 0.02
+_SHORT_SECONDS: Final = 0.002  # a command that ends sooner is told of once: started and ended
 
 _log = log.get_logger(__name__)
 
@@ -60,6 +61,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._refused: Failure | None = None
         self._heard: Failure | None = None
+        self._ran_ns = 0  # when its command began to run; that has not been told yet
 
     async def launch(self, order: Order, spec: bytes, resources: Resources, phases: Phases) -> None:
         """Starts the command and watches it to its end."""
@@ -119,8 +121,10 @@ class Supervisor:
         except (OSError, sqlite3.Error, JobletError) as error:
             self._refused = Failure(Reason.LAUNCH, f"job could not be started: {error}")
         else:
+            self._ran_ns = time.time_ns()
             resources.cgroup.close_join_fds()
-            await self._tell_started()
+            if not await self._ends_at_once():
+                await self._tell_started()
             return
         await self._hasten()
 
@@ -165,8 +169,19 @@ class Supervisor:
         except TimeoutError:
             self._signal(signal.SIGKILL)
 
+    async def _ends_at_once(self) -> bool:
+        if self._pidfd is None:
+            raise Internal(f"job {self.job_id} was launched without an init")
+        try:
+            async with asyncio.timeout(_SHORT_SECONDS):
+                await readable(self._pidfd)
+        except TimeoutError:
+            return False
+        return True
+
     async def _tell_started(self) -> None:
-        event = await self._durable(lambda: self._site.feed.started(self.job_id, time.time_ns()))
+        time_ns, self._ran_ns = self._ran_ns or time.time_ns(), 0
+        event = await self._durable(lambda: self._site.feed.started(self.job_id, time_ns))
         self._record = replace(self._record, state=JobState.RUNNING, started_ns=_started_ns(event))
 
     async def _see_whether_it_runs(self) -> None:
@@ -191,24 +206,19 @@ class Supervisor:
             await readable(self._pidfd)
             self._site.states.init_left(self.job_id)
         record = self._read_record()
-        if (
-            record is not None
-            and record.started
-            and self._record.state is JobState.INITIALIZING
-            and self._record.parked
-        ):
-            await self._tell_started()
+        untold = self._started_untold(record)
         usage = self._read_usage()
         output_bytes = await self._close_log(record)
         outcome = outcome_of(
             Evidence(
                 command=self._record.command, memory_bytes=self._record.memory_bytes,
-                timeout_seconds=self._record.timeout_seconds, started_ns=self._record.started_ns, now_ns=time.time_ns(),
+                timeout_seconds=self._record.timeout_seconds, now_ns=time.time_ns(),
+                started_ns=untold.started_ns if untold else self._record.started_ns,
                 record=record, refused=self._refused, heard=self._heard, stop_requested=self._stop.is_set(),
                 cgroup=usage, output_bytes=output_bytes or 0,
             )
         )  # fmt: skip
-        event = await self._durable(lambda: self._site.feed.ended(self.job_id, outcome, time.time_ns()))
+        event = await self._durable(lambda: self._tell_end(outcome, untold is not None))
         OUTCOMES.labels(outcome.state, outcome.reason).inc()
         _log.info(
             "job ended", jobId=self.job_id, state=outcome.state, reason=outcome.reason, exitCode=outcome.exit_code
@@ -218,6 +228,19 @@ class Supervisor:
         while output_bytes is None:
             await asyncio.sleep(_LOGSTORE_RETRY_SECONDS)
             output_bytes = await self._close_log(record)
+
+    def _started_untold(self, record: ExitRecord | None) -> Started | None:
+        """What STARTED has to say when the command ran and that has not been told."""
+        if self._record.state is not JobState.INITIALIZING:
+            return None
+        ran = record.started if record is not None else self._ran_ns > 0
+        return self._record.parked if ran else None
+
+    def _tell_end(self, outcome: Outcome, with_start: bool) -> Event:
+        now_ns = time.time_ns()
+        if with_start:
+            return self._site.feed.ran(self.job_id, self._ran_ns or now_ns, outcome, now_ns)
+        return self._site.feed.ended(self.job_id, outcome, now_ns)
 
     def _read_record(self) -> ExitRecord | None:
         try:
@@ -278,7 +301,7 @@ def _started_ns(event: Event) -> int:
 
 
 def _reap(pidfd: int) -> None:
-    """Closes the pidfd, too. Not in the event loop: freeing a pid namespace with its /proc takes up to a millisecond."""
+    """Closes the pidfd, too. Not in the event loop: freeing a pid namespace with its /proc can take a millisecond."""
     try:
         # The init of an adopted job is not our child; its parent reaps it.
         with suppress(ChildProcessError):
