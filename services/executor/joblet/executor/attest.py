@@ -15,11 +15,21 @@ from joblet.common.units import format_cpu_list
 from joblet.executor.cgroup.driver import JobCgroup
 from joblet.executor.cgroup.limits import Limits
 from joblet.executor.jobspec import Profile
-from joblet.executor.procfs import Mount, Process, read_process
+from joblet.executor.procfs import Mount, Process, read_process, read_status
 
 _CAPABILITY_SETS: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _PAGE_BYTES: Final = 4096
 _PRIVATE: Final = frozenset({"nosuid", "nodev"})
+_ALL_SIGNALS: Final = "fffffffffffbfeff"  # but KILL and STOP; the command unblocks them when it executes
+# 0, 1 and 2, the control socket and the pipe to init (FD_CONTROL and FD_LAUNCH_WRITE of jobinit.h), which close by execve.
+_PARKED_DESCRIPTORS: Final = frozenset({0, 1, 2, 4, 51})
+_OUTPUT: Final = "pipe 0222 0"  # written by the job by any name, read back by nobody
+# Of what /proc/PID/limits says; a lower ceiling of the executor's own is as good.
+_RESOURCE_LIMITS: Final = {
+    "Max core file size": 0, "Max locked memory": 64 << 10, "Max pending signals": 4096, "Max msgqueue size": 819200,
+    "Max nice priority": 0, "Max realtime priority": 0,
+}  # fmt: skip
+_COMPARED_SETTINGS: Final = frozenset({"size", "nr_inodes", "mode", "uid", "gid", "max", "ptmxmode"})
 # What jobinit mounts for one job: mount point -> (file system, options it must have).
 _JOB_MOUNTS: Final[Mapping[str, tuple[str, frozenset[str]]]] = {
     "/proc": ("proc", _PRIVATE | {"noexec"}),
@@ -28,6 +38,8 @@ _JOB_MOUNTS: Final[Mapping[str, tuple[str, frozenset[str]]]] = {
     "/tmp": ("tmpfs", _PRIVATE),
     "/work": ("tmpfs", _PRIVATE),
 }
+_PAGES: Final = os.sysconf("SC_PHYS_PAGES")
+_TMPFS_DEFAULTS: Final = {"size": f"{_PAGES // 2 * 4}k", "nr_inodes": str(_PAGES)}
 # CAP_CHOWN 0, DAC_OVERRIDE 1, FOWNER 3, FSETID 4, SETGID 6, SETUID 7, SETFCAP 31 (capabilities(7)), DESIGN section 5.
 BUILD_CAPABILITIES: Final = sum(1 << number for number in (0, 1, 3, 4, 6, 7, 31))
 
@@ -48,10 +60,15 @@ class Expectation:
     host_id: int
     id_map: str
     user_namespace: int  # inode number
+    template: int  # inode number of the mount namespace that all jobs start from
     shared_namespaces: frozenset[str]  # equal to the host's; all others must differ
     host_namespaces: Mapping[str, int]
     capabilities: Mapping[str, int]
     bound_paths: tuple[str, ...]  # system directories of the host, read-only
+    proc_masks: frozenset[str]  # parts of /proc that must be mounted over
+    settings: Mapping[str, Mapping[str, str]]  # of the job's own file systems, by mount point
+    nofile: int
+    seccomp_filters: int
     cgroups: Mapping[str, str]
     limits: Limits
 
@@ -59,6 +76,7 @@ class Expectation:
 @dataclass(frozen=True, slots=True)
 class Observation:
     process: Process
+    init: Mapping[str, str]  # its status
     limits: Limits
 
 
@@ -75,7 +93,8 @@ def attest(pid: int, cgroup: JobCgroup, expected: Expectation) -> dict[str, str]
     try:
         directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            observed = Observation(read_process(directory), cgroup.read_back())
+            init = read_status(expected.init_pid)
+            observed = Observation(read_process(directory), init, cgroup.read_back())
         finally:
             os.close(directory)
     except OSError as error:
@@ -95,8 +114,10 @@ def mismatches(observed: Observation, expected: Expectation) -> Iterator[str]:
     for name, text in (("uid_map", process.uid_map), ("gid_map", process.gid_map)):
         if text != expected.id_map:
             yield f"{name} is {text or 'empty'}, not {expected.id_map}"
+    yield from _session_mismatches(process.status, observed.init)
     yield from _namespace_mismatches(process.namespaces, expected)
-    yield from _mount_mismatches(process.mounts, expected.bound_paths)
+    yield from _mount_mismatches(process.mounts, expected)
+    yield from _process_mismatches(process, expected)
     for controller, path in expected.cgroups.items():
         if process.cgroups.get(controller) != path:
             yield f"cgroup {controller or 'v2'} is {process.cgroups.get(controller, 'missing')}, not {path}"
@@ -132,8 +153,41 @@ def _expected_status(expected: Expectation) -> dict[str, str]:
         **{name: f"{mask:016x}" for name, mask in expected.capabilities.items()},
         "NoNewPrivs": "1",
         "Seccomp": "2",
+        "Seccomp_filters": str(expected.seccomp_filters),
+        "SigBlk": _ALL_SIGNALS,
+        "SigIgn": "0" * 16,
+        "SigCgt": "0" * 16,
+        "Umask": "0022",
         "Threads": "1",
     }
+
+
+def _session_mismatches(command: Mapping[str, str], init: Mapping[str, str]) -> Iterator[str]:
+    # The last of the numbers is that of the innermost pid namespace; init is 1 there.
+    for name, status in (("the command", command), ("init", init)):
+        if status.get("NSsid", "").split()[-1:] != status.get("NSpid", "missing").split()[-1:]:
+            yield f"{name} has no session of its own"
+    if init.get("Groups") != "":
+        yield f"Groups of init is {init.get('Groups', 'missing')}, not empty"
+
+
+def _process_mismatches(process: Process, expected: Expectation) -> Iterator[str]:
+    if process.descriptors != _PARKED_DESCRIPTORS:
+        yield f"open descriptors are {_numbers(process.descriptors)}, not {_numbers(_PARKED_DESCRIPTORS)}"
+    if process.output != _OUTPUT:
+        yield f"output is {process.output}, not {_OUTPUT}"
+    if process.oom_score_adj != "500":
+        yield f"oom_score_adj is {process.oom_score_adj}, not 500"
+    if process.personality != "00000000":
+        yield f"personality is {process.personality}, not 0"
+    for name, most in {**_RESOURCE_LIMITS, "Max open files": expected.nofile}.items():
+        soft_and_hard = process.rlimits.get(name, ("missing", "missing"))
+        if not all(value.isdigit() and int(value) <= most for value in soft_and_hard):
+            yield f"{name} is {' and '.join(soft_and_hard)}, not {most}"
+
+
+def _numbers(descriptors: frozenset[int]) -> str:
+    return " ".join(map(str, sorted(descriptors)))
 
 
 def _namespace_mismatches(found: Mapping[str, int], expected: Expectation) -> Iterator[str]:
@@ -143,17 +197,30 @@ def _namespace_mismatches(found: Mapping[str, int], expected: Expectation) -> It
                 yield f"{name} namespace is not the node's"
         elif found.get(name, host) == host:
             yield f"{name} namespace is the node's"
+    if found.get("mnt") == expected.template:
+        yield "mnt namespace is the one that all jobs start from"
     if found.get("user") != expected.user_namespace:
         yield "user namespace is not the one prepared for the job"
 
 
-def _mount_mismatches(mounts: tuple[Mount, ...], bound_paths: tuple[str, ...]) -> Iterator[str]:
+def _mount_mismatches(mounts: tuple[Mount, ...], expected: Expectation) -> Iterator[str]:
     paths = {mount.path for mount in mounts}
-    for wanted in ("/", "/dev", *bound_paths, *_JOB_MOUNTS):
+    for wanted in ("/", "/dev", *expected.bound_paths, *_JOB_MOUNTS, *sorted(expected.proc_masks)):
         if wanted not in paths:
             yield f"mount {wanted} is missing"
     for mount in mounts:
-        yield from _one_mount(mount, bound_paths)
+        yield from _one_mount(mount, expected.bound_paths)
+        if mount.path in expected.settings:
+            yield from _setting_mismatches(mount, expected.settings[mount.path])
+
+
+def _setting_mismatches(mount: Mount, wanted: Mapping[str, str]) -> Iterator[str]:
+    found = {name: value for name, _, value in (setting.partition("=") for setting in mount.settings)}
+    for name in sorted(_COMPARED_SETTINGS & (found.keys() | wanted.keys())):
+        # tmpfs does not print what equals its own default (mm/shmem.c, shmem_show_options).
+        value = found.get(name, _TMPFS_DEFAULTS.get(name))
+        if value != wanted.get(name):
+            yield f"mount {mount.path} has {name}={value or ''}, not {wanted.get(name, 'none')}"
 
 
 def _one_mount(mount: Mount, bound_paths: tuple[str, ...]) -> Iterator[str]:
@@ -174,6 +241,8 @@ def _one_mount(mount: Mount, bound_paths: tuple[str, ...]) -> Iterator[str]:
         return
     if mount.filesystem != filesystem:
         yield f"mount {mount.path} is of {mount.filesystem}, not {filesystem}"
+    if mount.propagates:
+        yield f"mount {mount.path} is shared with other mount namespaces"
     missing = needed - mount.options
     if missing:
         yield f"mount {mount.path} lacks {','.join(sorted(missing))}"

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,27 +23,38 @@ MOUNTS = (
     Mount("/proc", SAFE | {"rw", "noexec"}, "proc", "/"),
     Mount("/proc/sys", SAFE | {"ro", "noexec"}, "proc", "/sys"),
     Mount("/proc/kcore", frozenset({"rw", "nosuid"}), "tmpfs", "/null"),
-    Mount("/dev/pts", frozenset({"rw", "nosuid", "noexec"}), "devpts", "/"),
+    Mount("/dev/pts", frozenset({"rw", "nosuid", "noexec"}), "devpts", "/", frozenset({"rw", "mode=620", "max=256"})),
     Mount("/dev/shm", SAFE | {"rw"}, "tmpfs", "/"),
-    Mount("/tmp", SAFE | {"rw"}, "tmpfs", "/"),
-    Mount("/work", SAFE | {"rw"}, "tmpfs", "/"),
+    Mount("/tmp", SAFE | {"rw"}, "tmpfs", "/", frozenset({"rw", "size=1024k"})),
+    Mount("/work", SAFE | {"rw"}, "tmpfs", "/", frozenset({"rw", "size=1024k", "mode=700", "uid=7"})),
 )
 LIMITS = Limits(cpu_percent=50, cpu_cores=None, memory_bytes=64 << 20, max_processes=20)
 EXPECTED = Expectation(
     init_pid=7, host_id=BASE + 1000, id_map=f"0 {BASE} 65536", user_namespace=INSIDE["user"],
     shared_namespaces=frozenset(), host_namespaces=HOST, capabilities=capabilities_of(Profile.DEFAULT),
     bound_paths=("/usr",), cgroups={"memory": "/joblet/j"}, limits=replace(LIMITS, memory_bytes=(64 << 20) + 1),
+    template=300, proc_masks=frozenset({"/proc/sys", "/proc/kcore"}), nofile=1000, seccomp_filters=1,
+    settings={"/tmp": {"size": "1024k"}, "/work": {"size": "1024k", "mode": "700", "uid": "7"},
+              "/dev/pts": {"mode": "620", "max": "256"}},
 )  # fmt: skip
 PROCESS = Process(
     status={"PPid": "7", "Uid": IDS, "Gid": IDS, "Groups": "", "NoNewPrivs": "1", "Seccomp": "2", "Threads": "1",
-            "Name": "jobinit", **NO_CAPABILITY},
+            "Name": "jobinit", "Seccomp_filters": "1", "SigBlk": "fffffffffffbfeff", "SigIgn": "0" * 16,
+            "SigCgt": "0" * 16, "Umask": "0022", "NSpid": "9\t2", "NSsid": "9\t2", **NO_CAPABILITY},
     uid_map=f"0 {BASE} 65536", gid_map=f"0 {BASE} 65536", namespaces=INSIDE, mounts=MOUNTS,
-    cgroups={"memory": "/joblet/j", "pids": "/elsewhere"},
+    cgroups={"memory": "/joblet/j", "pids": "/elsewhere"}, oom_score_adj="500", personality="00000000",
+    descriptors=frozenset({0, 1, 2, 4, 51}), output="pipe 0222 0",
+    rlimits={**{f"Max {name}": ("0", "0") for name in ("core file size", "nice priority", "realtime priority")},
+            "Max open files": ("1000", "1000"), "Max locked memory": ("65536", "65536"),
+            "Max pending signals": ("4096", "4096"), "Max msgqueue size": ("819200", "819200")},
 )  # fmt: skip
+INIT = {"NSpid": "7\t1", "NSsid": "7\t1", "Groups": ""}
 
 
-def found(expected: Expectation = EXPECTED, limits: Limits = LIMITS, **changes: Any) -> list[str]:
-    return list(mismatches(Observation(replace(PROCESS, **changes), limits), expected))
+def found(
+    expected: Expectation = EXPECTED, limits: Limits = LIMITS, init: Mapping[str, str] = INIT, **changes: Any
+) -> list[str]:
+    return list(mismatches(Observation(replace(PROCESS, **changes), init, limits), expected))
 
 
 def with_status(**changes: str) -> dict[str, str]:
@@ -58,7 +70,7 @@ def test_what_was_ordered_passes() -> None:
 
 
 def test_the_facts_that_are_kept() -> None:
-    kept = facts(Observation(PROCESS, LIMITS), EXPECTED)
+    kept = facts(Observation(PROCESS, INIT, LIMITS), EXPECTED)
     assert kept["CapEff"] == "0" * 16
     assert kept["uid_map"] == f"0 {BASE} 65536"
     assert kept["ns.user"] == str(INSIDE["user"])
@@ -97,6 +109,27 @@ def test_the_facts_that_are_kept() -> None:
         ({"mounts": with_mount("/proc/sys", options=SAFE)}, "mount /proc/sys lacks ro"),
         ({"mounts": with_mount("/proc/sys", filesystem="ext4")}, "mount /proc/sys is of ext4"),
         ({"mounts": with_mount("/proc", filesystem="tmpfs")}, "mount /proc is of tmpfs, not proc"),
+        ({"status": with_status(Seccomp_filters="2")}, "Seccomp_filters is 2, not 1"),
+        ({"status": with_status(SigIgn="0000000000000200")}, "SigIgn is 0000000000000200"),
+        ({"status": with_status(SigBlk="0" * 16)}, "SigBlk is 0000000000000000"),
+        ({"status": with_status(Umask="0000")}, "Umask is 0000, not 0022"),
+        ({"status": with_status(NSsid="7\t1")}, "the command has no session of its own"),
+        ({"init": {**INIT, "NSsid": "5\t0"}}, "init has no session of its own"),
+        ({"init": {**INIT, "Groups": "42"}}, "Groups of init is 42, not empty"),
+        ({"namespaces": {**INSIDE, "mnt": 300}}, "mnt namespace is the one that all jobs start from"),
+        ({"mounts": tuple(mount for mount in MOUNTS if mount.path != "/proc/sys")}, "mount /proc/sys is missing"),
+        ({"mounts": with_mount("/usr", propagates=True)}, "mount /usr is shared with other mount namespaces"),
+        ({"mounts": with_mount("/tmp", settings=frozenset({"size=2048k"}))}, "/tmp has size=2048k, not 1024k"),
+        ({"mounts": with_mount("/tmp", settings=frozenset({"size=1024k", "mode=777"}))}, "/tmp has mode=777, not none"),
+        ({"mounts": with_mount("/dev/pts", settings=frozenset({"mode=620"}))}, "/dev/pts has max=, not 256"),
+        ({"descriptors": frozenset({0, 1, 2, 4, 7, 51})}, "open descriptors are 0 1 2 4 7 51, not 0 1 2 4 51"),
+        ({"output": "pipe 0666 0"}, "output is pipe 0666 0, not pipe 0222 0"),
+        ({"oom_score_adj": "0"}, "oom_score_adj is 0, not 500"),
+        ({"personality": "00040000"}, "personality is 00040000, not 0"),
+        ({"rlimits": {**PROCESS.rlimits, "Max core file size": ("0", "unlimited")}},
+         "Max core file size is 0 and unlimited, not 0"),
+        ({"rlimits": {**PROCESS.rlimits, "Max open files": ("1001", "1001")}},
+         "Max open files is 1001 and 1001, not 1000"),
         ({"cgroups": {}}, "cgroup memory is missing, not /joblet/j"),
         ({"cgroups": {"memory": "/"}}, "cgroup memory is /, not /joblet/j"),
         ({"limits": replace(LIMITS, memory_bytes=1 << 40)}, "limit of memory bytes is 1099511627776"),

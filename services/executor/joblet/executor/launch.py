@@ -9,6 +9,7 @@ Whoever leaves the `spawn` block closes the control socket: a command that was n
 run (also when the executor dies), and init with it.
 """
 
+import functools
 import os
 import resource
 import select
@@ -22,7 +23,7 @@ from typing import Final
 
 from joblet.common import unixsock
 from joblet.common.errors import Internal
-from joblet.executor import jobspec, procfs
+from joblet.executor import jobspec, procfs, procmasks
 from joblet.executor.attest import Expectation, capabilities_of
 from joblet.executor.cgroup.driver import JobCgroup
 from joblet.executor.ending import with_errno
@@ -47,6 +48,8 @@ from joblet.executor.waiting import readable
 
 LANDLOCK_SCOPES: Final = 6  # the Landlock ABI that can scope abstract sockets and signals (Linux 6.12)
 _TMPFS_INODES: Final = 1 << 18
+_TTY_GROUP: Final = 5  # TTY_GROUP of rootfs.c
+_PAGE_BYTES: Final = 4096
 _MOST_FILES: Final = 1 << 16
 
 
@@ -293,7 +296,33 @@ def expectation(order: Order, resources: Resources, node: Node, init_pid: int) -
         bound_paths=node.bound_paths,
         cgroups=resources.cgroup.expected_paths,
         limits=order.limits,
+        template=os.fstat(node.template).st_ino,
+        proc_masks=procmasks.present(),
+        settings=_settings(order, resources, node),
+        nofile=_most_files(),
+        seccomp_filters=_own_seccomp_filters() + 1,
     )
+
+
+def _settings(order: Order, resources: Resources, node: Node) -> dict[str, dict[str, str]]:
+    """What the kernel tells of the file systems that jobinit's rootfs.c mounts for this job."""
+    base, owner = resources.user.base, str(resources.user.base + id_inside(order.profile))
+    return {
+        "/tmp": _tmpfs(node.tmp_bytes),
+        "/work": {**_tmpfs(node.work_bytes), "mode": "700", "uid": owner, "gid": owner},
+        "/dev/shm": _tmpfs(order.limits.memory_bytes),
+        "/dev/pts": {"gid": str(base + _TTY_GROUP), "mode": "620", "ptmxmode": "666", "max": "256"},
+    }
+
+
+def _tmpfs(size_bytes: int) -> dict[str, str]:
+    return {"size": f"{-(-size_bytes // _PAGE_BYTES) * _PAGE_BYTES // 1024}k", "nr_inodes": str(_TMPFS_INODES)}
+
+
+@functools.cache
+def _own_seccomp_filters() -> int:
+    """Of this process: the node may be a container."""
+    return int(procfs.read_status(os.getpid())["Seccomp_filters"])
 
 
 def id_inside(profile: Profile) -> int:

@@ -4,6 +4,7 @@ Reads and parses only (proc(5), namespaces(7), user_namespaces(7)); `attest` jud
 """
 
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,14 @@ _CHUNK_BYTES: Final = 65536
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A line of mountinfo: per-mount options, not those of the superblock."""
+    """A line of mountinfo. `settings` are the options of the file system itself, such as "size=64k"."""
 
     path: str
     options: frozenset[str]
     filesystem: str
     root: str  # the directory of the file system that is mounted
+    settings: frozenset[str] = frozenset()
+    propagates: bool = False  # shared with, or fed by, another mount namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,11 @@ class Process:
     namespaces: Mapping[str, int]
     mounts: tuple[Mount, ...]
     cgroups: Mapping[str, str]
+    rlimits: Mapping[str, tuple[str, str]]  # soft and hard, by the kernel's heading such as "Max open files"
+    oom_score_adj: str
+    personality: str
+    descriptors: frozenset[int]
+    output: str  # kind, permissions and owner of descriptors 1 and 2, see `describe_file`
 
 
 def read_process(directory: int) -> Process:
@@ -44,7 +52,17 @@ def read_process(directory: int) -> Process:
         namespaces=namespaces_of(directory),
         mounts=parse_mounts(_text(directory, "mountinfo")),
         cgroups=parse_cgroups(_text(directory, "cgroup")),
+        rlimits=parse_limits(_text(directory, "limits")),
+        oom_score_adj=_text(directory, "oom_score_adj").strip(),
+        personality=_text(directory, "personality").strip(),
+        descriptors=_descriptors(directory),
+        output=" ".join(sorted({describe_file(os.stat(f"fd/{number}", dir_fd=directory)) for number in (1, 2)})),
     )
+
+
+def read_status(pid: int) -> dict[str, str]:
+    """/proc/PID/status of a process that the caller knows to be the one it means."""
+    return parse_status(Path(f"/proc/{pid}/status").read_text())
 
 
 def namespaces_of(directory: int) -> dict[str, int]:
@@ -71,8 +89,30 @@ def parse_mounts(text: str) -> tuple[Mount, ...]:
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
         fields = before.split(" ")
-        mounts.append(Mount(_unescaped(fields[4]), frozenset(fields[5].split(",")), after.split(" ")[0], fields[3]))
+        filesystem, _, settings = after.split(" ")
+        propagates = any(tag.startswith(("shared:", "master:")) for tag in fields[6:])
+        mounts.append(
+            Mount(
+                _unescaped(fields[4]), frozenset(fields[5].split(",")), filesystem, fields[3],
+                frozenset(settings.split(",")), propagates,
+            )
+        )  # fmt: skip
     return tuple(mounts)
+
+
+def parse_limits(text: str) -> dict[str, tuple[str, str]]:
+    """proc_pid_limits(5): a heading, then lines of fixed columns (name 26 wide, soft, hard, units)."""
+    found = {}
+    for line in text.splitlines()[1:]:
+        soft, hard, *_ = line[26:].split()
+        found[line[:26].rstrip()] = (soft, hard)
+    return found
+
+
+def describe_file(status: os.stat_result) -> str:
+    """Such as "pipe 0222 0": kind, permissions, owner."""
+    kind = "pipe" if stat.S_ISFIFO(status.st_mode) else "file"
+    return f"{kind} {stat.S_IMODE(status.st_mode):04o} {status.st_uid}"
 
 
 def parse_cgroups(text: str) -> dict[str, str]:
@@ -103,6 +143,14 @@ def same_program(pid: int, other: int) -> bool:
 
 def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _descriptors(directory: int) -> frozenset[int]:
+    listed = os.open("fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return frozenset(map(int, os.listdir(listed)))
+    finally:
+        os.close(listed)
 
 
 def _text(directory: int, name: str) -> str:

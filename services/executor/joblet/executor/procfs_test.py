@@ -1,4 +1,5 @@
 import os
+import resource
 from pathlib import Path
 
 from joblet.executor import procfs
@@ -14,7 +15,8 @@ MOUNTS = """\
 
 def test_mounts() -> None:
     root, usr, mask, odd = procfs.parse_mounts(MOUNTS)
-    assert root == Mount("/", frozenset({"ro", "nosuid", "nodev"}), "tmpfs", "/")
+    assert root == Mount("/", frozenset({"ro", "nosuid", "nodev"}), "tmpfs", "/", frozenset({"rw", "size=32768k"}))
+    assert (root.propagates, usr.propagates) == (False, True)
     assert (usr.path, usr.filesystem, usr.root) == ("/usr", "ext4", "/usr")
     assert (mask.path, mask.root) == ("/proc/kcore", "/null")
     assert odd.path == "/work/a b"
@@ -37,6 +39,17 @@ def test_this_process_reads_itself() -> None:
     assert process.namespaces["user"] == Path("/proc/self/ns/user").stat().st_ino
     assert process.namespaces == procfs.own_namespaces()
     assert any(mount.path == "/" for mount in process.mounts)
+    assert {0, 1, 2} <= process.descriptors
+    assert process.rlimits["Max open files"][0] == str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def test_limits() -> None:
+    text = (
+        "Limit                     Soft Limit           Hard Limit           Units     \n"
+        "Max cpu time              unlimited            unlimited            seconds   \n"
+        "Max nice priority         0                    1                    \n"
+    )
+    assert procfs.parse_limits(text) == {"Max cpu time": ("unlimited", "unlimited"), "Max nice priority": ("0", "1")}
 
 
 def test_start_of_a_process_that_is_not_there() -> None:

@@ -1,0 +1,260 @@
+"""The hardening of jobinit as a list: for each line that confines a job, the edit that takes it away.
+
+`HARDENING` is data only. `Workshop` applies entries to copies of the sources and compiles them with the flags of
+jobinit's Makefile. Who runs such a jobinit: `hardening_root_test` (attestation must refuse it) and `unprotected_for_tests`
+(what a protection stops must succeed without it). Never harmful by itself: an entry that would let a job's init reach
+beyond the job also takes the kill(-1) and the host name away that would then hit the machine.
+
+The calls that the seccomp programs refuse are listed by `seccomp_for_tests`.
+"""
+
+import hashlib
+import shlex
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from joblet.executor.jobspec import Profile
+
+JOBINIT_SOURCES: Final = Path(__file__).resolve().parents[2] / "jobinit"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """`text`, which stands exactly once in `file`, becomes `instead`."""
+
+    file: str
+    text: str
+    instead: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One line of hardening, taken away. `profile`: of the job that shows it. `version`: of the cgroups that have it."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    profile: Profile = Profile.DEFAULT
+    host_network: bool = False
+    version: int = 0
+
+
+def need(file: str, stage: str, call: str) -> Edit:
+    """Takes away a whole statement `need(STAGE_..., sys(call), "...");` of which `call` is the beginning."""
+    source = (JOBINIT_SOURCES / file).read_text()
+    start = source.index(f"need({stage}, sys({call}")
+    end = source.index(";\n", start) + 1
+    return Edit(file, source[start:end], ";")
+
+
+def take(name: str, file: str, text: str, instead: str = "", **more: object) -> Mutation:
+    return Mutation(name, (Edit(file, text, instead),), **more)  # type: ignore[arg-type]
+
+
+# Without a pid namespace kill(-1) would be the machine's end, and pid 1 another's.
+_NO_KILL_ALL: Final = (
+    Edit("supervise.c", "long result = sys(SYS_kill, -1, SIGKILL);", "long result = sys(SYS_kill, job->command, SIGKILL);"),
+    Edit("msg.c", "    sys(SYS_kill, -1, SIGKILL);\n", ""),
+    Edit("init.c", "sys(SYS_pidfd_open, 1, 0)", "sys(SYS_pidfd_open, sys(SYS_getpid), 0)"),
+)  # fmt: skip
+# Without a uts namespace these would be the machine's.
+_NO_NAMES: Final = (
+    need("init.c", "STAGE_HOSTNAME", "SYS_sethostname"),
+    need("init.c", "STAGE_HOSTNAME", "SYS_setdomainname"),
+)
+
+
+def _without_namespace(flag: str, *more: Edit) -> Mutation:
+    line = ".flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS,"
+    flags = " | ".join(name for name in line[9:-1].split(" | ") if name != flag)
+    return Mutation(f"clone without {flag}", (Edit("main.c", line, f".flags = {flags},"), *more))
+
+
+_MASKED_FILES: Final = (
+    "interrupts", "kallsyms", "kcore", "key-users", "keys", "kmsg", "latency_stats", "sched_debug", "timer_list",
+)  # fmt: skip
+_MASKED_DIRECTORIES: Final = ("acpi", "asound", "scsi")
+_READ_ONLY: Final = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+
+
+def _without_mask(name: str) -> Mutation:
+    # "/proc/sys" stands in the file more than once: the entry of the table is the one before this.
+    after = ', "/proc/sysrq-trigger"' if name == "sys" else ""
+    return take(f"/proc/{name} as it is", "rootfs.c", f'"/proc/{name}"{after}', f'"/proc/jbtest"{after}')
+
+
+_BOUNDING_SET: Final = 'need(stage, result, "PR_CAPBSET_DROP");'
+_CALL_BOUNDING_SET: Final = "long result = sys(SYS_prctl, PR_CAPBSET_DROP, capability, 0, 0, 0);"
+_SUPERFLUOUS_FDS: Final = (
+    need("command.c", "STAGE_SESSION", "SYS_close_range, FD_CONTROL + 1"),
+    need("command.c", "STAGE_SESSION", "SYS_close_range, FD_LAUNCH_WRITE + 1"),
+    need("command.c", "STAGE_SESSION", "SYS_close, FD_SPEC"),
+)
+
+
+def _limit(name: str, was: str, becomes: str) -> Mutation:
+    return take(f"RLIMIT_{name} not set", "init.c", f"{{RLIMIT_{name}, {was}}}", f"{{RLIMIT_{name}, {becomes}}}")
+
+
+HARDENING: Final[tuple[Mutation, ...]] = (
+    # main.c
+    take("signals as the executor had them", "main.c", "    reset_signals();\n", ""),
+    take("descriptors beyond the protocol stay in outer", "main.c",
+         'need(STAGE_SPEC, sys(SYS_close_range, end, ~0U, 0), "close_range");', "(void)end;"),
+    Mutation("no template", (need("main.c", "STAGE_TEMPLATE", "SYS_setns"),)),
+    _without_namespace("CLONE_NEWPID", *_NO_KILL_ALL),
+    _without_namespace("CLONE_NEWNS"),
+    _without_namespace("CLONE_NEWIPC"),
+    _without_namespace("CLONE_NEWUTS", *_NO_NAMES),
+    take("clone without CLONE_NEWNET", "main.c", "args.flags |= CLONE_NEWNET;", ";"),
+    # init.c
+    Mutation("init dumpable", (need("init.c", "STAGE_CONTROL", "SYS_prctl, PR_SET_DUMPABLE"),)),
+    Mutation("init in the executor's session", (need("init.c", "STAGE_CONTROL", "SYS_setsid"),)),
+    Mutation("groups of init", (need("init.c", "STAGE_CONTROL", "SYS_setgroups"),)),
+    Mutation("host name", (_NO_NAMES[0],)),
+    Mutation("domain name", (_NO_NAMES[1],)),
+    take("no resource limits", "init.c", "    set_limits(header->nofile);\n", ""),
+    _limit("CORE", "0, 0", "none, none"),
+    _limit("NOFILE", "nofile, nofile", "nofile / 2, nofile + 1"),
+    _limit("MEMLOCK", "64 << 10, 64 << 10", "64 << 10, 128 << 10"),
+    _limit("SIGPENDING", "4096, 4096", "4096, 4097"),
+    take("output pipe can be read back", "init.c", "FD_PIPE_READ, 0222)", "FD_PIPE_READ, 0666)"),
+    take("init keeps the spec", "init.c", "    close_all(FD_SPEC, FD_SPEC);\n"),
+    take("init keeps the template and the user namespace", "init.c", "    close_all(FD_TEMPLATE, FD_USERNS);\n"),
+    take("init keeps the uploads", "init.c", "    close_all(FD_UPLOADS, FD_UPLOADS);\n"),
+    take("init keeps the cgroup", "init.c", "    close_all(FD_NETNS, FD_PIPE_READ - 1);\n"),
+    take("init keeps /proc/sys", "init.c", "    close_all(FD_PROC_SYS, ~0U);\n"),
+    Mutation("init may gain privileges", (need("init.c", "STAGE_PRIVILEGES", "SYS_prctl, PR_SET_NO_NEW_PRIVS"),)),
+    Mutation("init keeps its capabilities", (need("init.c", "STAGE_PRIVILEGES", "SYS_capset"),)),
+    # rootfs.c
+    *map(_without_mask, (*_MASKED_FILES, *_MASKED_DIRECTORIES, *_READ_ONLY)),
+    take("masks of files not made", "rootfs.c", 'bound("/dev/null", masked_files[i]);', ";"),
+    take("masks of directories not made", "rootfs.c", 'bound("/run", masked_directories[i]);', ";"),
+    take("/proc/sys can be written", "rootfs.c", "MS_BIND | MS_REMOUNT | MS_RDONLY | quiet", "MS_BIND | MS_REMOUNT | quiet"),
+    take("/proc with set-uid programs", "rootfs.c", "quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC", "quiet = MS_NODEV | MS_NOEXEC"),
+    take("/proc with devices", "rootfs.c", "quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC", "quiet = MS_NOSUID | MS_NOEXEC"),
+    take("/proc with programs", "rootfs.c", "quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC", "quiet = MS_NOSUID | MS_NODEV"),
+    take("tmpfs with set-uid programs", "rootfs.c", "MS_NOSUID | MS_NODEV, options), where", "MS_NODEV, options), where"),
+    take("tmpfs with devices", "rootfs.c", "MS_NOSUID | MS_NODEV, options), where", "MS_NOSUID, options), where"),
+    take("tmpfs without a size", "rootfs.c", 'at = text_append(at, end, "size=");\n    at = number_append(at, end, bytes);',
+         'at = text_append(at, end, "size=64g");\n    (void)bytes;'),
+    take("tmpfs without a number of files", "rootfs.c", "at = number_append(at, end, inodes);",
+         "at = number_append(at, end, inodes * 2);"),
+    take("/work open to all", "rootfs.c", ",mode=0700,uid=", ",mode=0777,uid="),
+    take("/tmp without the sticky bit", "rootfs.c", '->tmpfs_inodes, ",mode=1777");\n    mount_work',
+         '->tmpfs_inodes, ",mode=0777");\n    mount_work'),
+    take("terminals with set-uid programs", "rootfs.c", '"devpts", MS_NOSUID | MS_NOEXEC', '"devpts", MS_NOEXEC'),
+    take("terminals with programs", "rootfs.c", '"devpts", MS_NOSUID | MS_NOEXEC', '"devpts", MS_NOSUID'),
+    take("terminals without a number", "rootfs.c", "max=256,", ""),
+    take("terminals anyone may write to", "rootfs.c", ",mode=0620,", ",mode=0622,"),
+    take("mounts of others arrive", "rootfs.c", "MS_REC | MS_PRIVATE", "MS_REC | MS_SHARED"),
+    take("no /tmp of its own", "rootfs.c",
+         'mount_tmpfs("/tmp", header->tmp_bytes, header->tmpfs_inodes, ",mode=1777");', ";"),
+    take("no /work of its own", "rootfs.c", "    mount_work(header);\n", ""),
+    take("no /dev/pts of its own", "rootfs.c", "    mount_devpts(header);\n", "    (void)mount_devpts;\n"),
+    take("no /dev/shm of its own", "rootfs.c",
+         'mount_tmpfs("/dev/shm", spec->header.shm_bytes, spec->header.tmpfs_inodes, ",mode=1777");', "(void)spec;"),
+    # command.c
+    Mutation("outside of its cgroup", (
+        Edit("command.c", 'need(STAGE_CGROUP, sys(SYS_write, fd, "0", 1), "write to tasks of the payload\'s leaf");', ";"),
+    ), version=1),
+    Mutation("started outside of its cgroup", (Edit("init.c", "args.flags = CLONE_INTO_CGROUP;", ";"),), version=2),
+    Mutation("clone without CLONE_NEWCGROUP", (need("command.c", "STAGE_CGROUP", "SYS_unshare, CLONE_NEWCGROUP"),)),
+    Mutation("session of init", (need("command.c", "STAGE_SESSION", "SYS_setsid"),)),
+    take("umask of the executor", "command.c", "    sys(SYS_umask, 022);", "    ;"),
+    take("oom score of the executor", "command.c",
+         'write_text(STAGE_SESSION, AT_FDCWD, "/proc/self/oom_score_adj", "500");', ";"),
+    Mutation("personality of the executor", (need("command.c", "STAGE_SESSION", "SYS_personality"),)),
+    Mutation("no user namespace", (
+        need("command.c", "STAGE_USERNS", "SYS_setns"),
+        # else it would be the machine's own setting
+        Edit("command.c", 'write_text(STAGE_USERNS, FD_PROC_SYS, "user/max_user_namespaces", "0");', ";"),
+    )),
+    take("nested user namespaces", "command.c",
+         'write_text(STAGE_USERNS, FD_PROC_SYS, "user/max_user_namespaces", "0");', ";"),
+    Mutation("groups of the command", (Edit("command.c", 'need(stage, sys(SYS_setgroups, 0, NULL), "setgroups");', ";"),)),
+    take("bounding set", "command.c", _CALL_BOUNDING_SET, "long result = 0;"),
+    Mutation("ambient set", (
+        Edit("command.c",
+             'need(stage, sys(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "clear ambient capabilities");',
+             ";"),
+    )),
+    take("gid of init", "command.c", 'need(stage, sys(SYS_setresgid, header->gid, header->gid, header->gid), "setresgid");', ";"),
+    take("uid of init", "command.c", 'need(stage, sys(SYS_setresuid, header->uid, header->uid, header->uid), "setresuid");', ";"),
+    take("all capabilities of the user namespace", "command.c", 'need(stage, sys(SYS_capset, &version, data), "capset");',
+         "(void)data; (void)version;", profile=Profile.BUILD),
+    take("privileges to be gained", "command.c",
+         'need(stage, sys(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");', ";"),
+    take("keyring of the executor", "command.c", "long result = sys(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);",
+         "long result = 0;"),
+    take("uploads anywhere", "command.c", ".resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,",
+         ".resolve = 0,"),
+    Mutation("descriptors of the launch", (_SUPERFLUOUS_FDS[0],)),
+    Mutation("descriptors nobody told of", (_SUPERFLUOUS_FDS[1],)),
+    Mutation("the spec", (_SUPERFLUOUS_FDS[2],)),
+    take("no Landlock", "command.c", "long landlock_error = restrict_by_landlock(header->flags);",
+         "(void)restrict_by_landlock; long landlock_error = 0;", host_network=True),
+    take("no seccomp", "command.c", "    seccomp_load(header->profile);\n", ""),
+)  # fmt: skip
+
+
+def named(name: str) -> Mutation:
+    return next(mutation for mutation in HARDENING if mutation.name == name)
+
+
+class Workshop:
+    """Compiles jobinit without some of its hardening, into `directory`; what was compiled once is not again."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        line = subprocess.run(
+            ["make", "-n", "-B", "-s", f"OUT={directory}", f"{directory}/jobinit"],
+            cwd=JOBINIT_SOURCES, capture_output=True, text=True, check=True,
+        ).stdout.splitlines()[-1]  # fmt: skip
+        command = shlex.split(line)
+        output = command.index("-o")
+        self._sources = [word for word in command[output + 2 :] if word.endswith(".c")]
+        # Without a line some function or name may have no use left; that is no warning here.
+        self._compiler = [*command[:output], "-w", f"-I{JOBINIT_SOURCES}"]
+
+    def build(self, mutations: Iterable[Mutation]) -> Path:
+        """The path of jobinit without these lines."""
+        texts = mutated(mutations)
+        objects = [self._object(name, texts.get(name)) for name in self._sources]
+        program = self._directory / f"jobinit-{_digest(' '.join(map(str, objects)))}"
+        if not program.exists():
+            self._run("-o", program, *objects)
+        return program
+
+    def compile(self, source: Path, program: Path) -> None:
+        """One program of the tests' own that includes jobinit's sources."""
+        subprocess.run([self._compiler[0], "-w", "-D_GNU_SOURCE", f"-I{JOBINIT_SOURCES}", "-o", program, source], check=True)
+
+    def _object(self, name: str, text: str | None) -> Path:
+        whole = (JOBINIT_SOURCES / name).read_text() if text is None else text
+        made = self._directory / f"{name[:-2]}-{_digest(whole)}.o"
+        if not made.exists():
+            source = made.with_suffix(".c")
+            source.write_text(whole)
+            self._run("-c", "-o", made, source)
+        return made
+
+    def _run(self, *arguments: str | Path) -> None:
+        subprocess.run([*self._compiler, *arguments], check=True)
+
+
+def mutated(mutations: Iterable[Mutation]) -> Mapping[str, str]:
+    """The text of each file that `mutations` change. AssertionError when an edit does not fit the sources any more."""
+    texts: dict[str, str] = {}
+    edits = dict.fromkeys(edit for mutation in mutations for edit in mutation.edits)
+    for edit in edits:
+        text = texts.get(edit.file) or (JOBINIT_SOURCES / edit.file).read_text()
+        assert text.count(edit.text) == 1, f"{edit.file} has {text.count(edit.text)} times: {edit.text}"
+        texts[edit.file] = text.replace(edit.text, edit.instead)
+    return texts
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
