@@ -21,7 +21,7 @@ _CAPABILITY_SETS: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _PAGE_BYTES: Final = 4096
 _PRIVATE: Final = frozenset({"nosuid", "nodev"})
 _ALL_SIGNALS: Final = "fffffffffffbfeff"  # but KILL and STOP; the command unblocks them when it executes
-# 0, 1 and 2, the control socket and the pipe to init (FD_CONTROL and FD_LAUNCH_WRITE of jobinit.h), which close by execve.
+# 0, 1, 2, the control socket and the pipe to init (FD_CONTROL, FD_LAUNCH_WRITE of jobinit.h), which close by execve.
 _PARKED_DESCRIPTORS: Final = frozenset({0, 1, 2, 4, 51})
 _OUTPUT: Final = "pipe 0222 0"  # written by the job by any name, read back by nobody
 # Of what /proc/PID/limits says; a lower ceiling of the executor's own is as good.

@@ -1,9 +1,9 @@
 """The hardening of jobinit as a list: for each line that confines a job, the edit that takes it away.
 
 `HARDENING` is data only. `Workshop` applies entries to copies of the sources and compiles them with the flags of
-jobinit's Makefile. Who runs such a jobinit: `hardening_root_test` (attestation must refuse it) and `unprotected_for_tests`
-(what a protection stops must succeed without it). Never harmful by itself: an entry that would let a job's init reach
-beyond the job also takes the kill(-1) and the host name away that would then hit the machine.
+jobinit's Makefile. Who runs such a jobinit: `hardening_root_test` (attestation must refuse it) and
+`unprotected_for_tests` (what a protection stops must succeed without it). Never harmful by itself: an entry that would
+let a job's init reach beyond the job also takes the kill(-1) and the host name away that would then hit the machine.
 
 The calls that the seccomp programs refuse are listed by `seccomp_for_tests`.
 """
@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from joblet.executor.jobspec import Profile
 
@@ -32,7 +32,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One line of hardening, taken away. `profile`: of the job that shows it. `version`: of the cgroups that have it."""
+    """One line of hardening, taken away. `profile` and network: of the job that shows it. `version`: of the cgroups."""
 
     name: str
     edits: tuple[Edit, ...]
@@ -41,28 +41,40 @@ class Mutation:
     version: int = 0
 
 
-def need(file: str, stage: str, call: str) -> Edit:
-    """Takes away a whole statement `need(STAGE_..., sys(call), "...");` of which `call` is the beginning."""
+def statement(file: str, beginning: str) -> Edit:
+    """Takes away a whole statement."""
     source = (JOBINIT_SOURCES / file).read_text()
-    start = source.index(f"need({stage}, sys({call}")
-    end = source.index(";\n", start) + 1
-    return Edit(file, source[start:end], ";")
+    start = source.index(beginning)
+    return Edit(file, source[start : source.index(";\n", start) + 1], ";")
 
 
-def take(name: str, file: str, text: str, instead: str = "", **more: object) -> Mutation:
-    return Mutation(name, (Edit(file, text, instead),), **more)  # type: ignore[arg-type]
+def call(file: str, stage: str, arguments: str) -> Edit:
+    """Takes away `need(STAGE_..., sys(arguments...), "...");`."""
+    return statement(file, f"need({stage}, sys({arguments}")
+
+
+def without(name: str, file: str, stage: str, arguments: str) -> Mutation:
+    return Mutation(name, (call(file, stage, arguments),))
+
+
+def take(name: str, file: str, text: str, instead: str = "", **more: Any) -> Mutation:
+    return Mutation(name, (Edit(file, text, instead),), **more)
+
+
+def cut(name: str, file: str, beginning: str, **more: Any) -> Mutation:
+    return Mutation(name, (statement(file, beginning),), **more)
 
 
 # Without a pid namespace kill(-1) would be the machine's end, and pid 1 another's.
 _NO_KILL_ALL: Final = (
-    Edit("supervise.c", "long result = sys(SYS_kill, -1, SIGKILL);", "long result = sys(SYS_kill, job->command, SIGKILL);"),
+    Edit("supervise.c", "result = sys(SYS_kill, -1, SIGKILL)", "result = sys(SYS_kill, job->command, SIGKILL)"),
     Edit("msg.c", "    sys(SYS_kill, -1, SIGKILL);\n", ""),
     Edit("init.c", "sys(SYS_pidfd_open, 1, 0)", "sys(SYS_pidfd_open, sys(SYS_getpid), 0)"),
 )  # fmt: skip
 # Without a uts namespace these would be the machine's.
 _NO_NAMES: Final = (
-    need("init.c", "STAGE_HOSTNAME", "SYS_sethostname"),
-    need("init.c", "STAGE_HOSTNAME", "SYS_setdomainname"),
+    call("init.c", "STAGE_HOSTNAME", "SYS_sethostname"),
+    call("init.c", "STAGE_HOSTNAME", "SYS_setdomainname"),
 )
 
 
@@ -85,12 +97,13 @@ def _without_mask(name: str) -> Mutation:
     return take(f"/proc/{name} as it is", "rootfs.c", f'"/proc/{name}"{after}', f'"/proc/jbtest"{after}')
 
 
-_BOUNDING_SET: Final = 'need(stage, result, "PR_CAPBSET_DROP");'
-_CALL_BOUNDING_SET: Final = "long result = sys(SYS_prctl, PR_CAPBSET_DROP, capability, 0, 0, 0);"
+_QUIET: Final = "quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC"
+_BOUNDING_SET: Final = "sys(SYS_prctl, PR_CAPBSET_DROP, capability, 0, 0, 0)"
+_NESTED: Final = 'write_text(STAGE_USERNS, FD_PROC_SYS, "user/max_user_namespaces"'
 _SUPERFLUOUS_FDS: Final = (
-    need("command.c", "STAGE_SESSION", "SYS_close_range, FD_CONTROL + 1"),
-    need("command.c", "STAGE_SESSION", "SYS_close_range, FD_LAUNCH_WRITE + 1"),
-    need("command.c", "STAGE_SESSION", "SYS_close, FD_SPEC"),
+    call("command.c", "STAGE_SESSION", "SYS_close_range, FD_CONTROL + 1"),
+    call("command.c", "STAGE_SESSION", "SYS_close_range, FD_LAUNCH_WRITE + 1"),
+    call("command.c", "STAGE_SESSION", "SYS_close, FD_SPEC"),
 )
 
 
@@ -100,19 +113,19 @@ def _limit(name: str, was: str, becomes: str) -> Mutation:
 
 HARDENING: Final[tuple[Mutation, ...]] = (
     # main.c
-    take("signals as the executor had them", "main.c", "    reset_signals();\n", ""),
-    take("descriptors beyond the protocol stay in outer", "main.c",
-         'need(STAGE_SPEC, sys(SYS_close_range, end, ~0U, 0), "close_range");', "(void)end;"),
-    Mutation("no template", (need("main.c", "STAGE_TEMPLATE", "SYS_setns"),)),
+    without("signals not blocked", "main.c", "STAGE_SPEC", "SYS_rt_sigprocmask"),
+    without("signals ignored as by the executor", "main.c", "STAGE_SPEC", "SYS_rt_sigaction"),
+    without("descriptors beyond the protocol stay in outer", "main.c", "STAGE_SPEC", "SYS_close_range"),
+    without("no template", "main.c", "STAGE_TEMPLATE", "SYS_setns"),
     _without_namespace("CLONE_NEWPID", *_NO_KILL_ALL),
     _without_namespace("CLONE_NEWNS"),
     _without_namespace("CLONE_NEWIPC"),
     _without_namespace("CLONE_NEWUTS", *_NO_NAMES),
     take("clone without CLONE_NEWNET", "main.c", "args.flags |= CLONE_NEWNET;", ";"),
     # init.c
-    Mutation("init dumpable", (need("init.c", "STAGE_CONTROL", "SYS_prctl, PR_SET_DUMPABLE"),)),
-    Mutation("init in the executor's session", (need("init.c", "STAGE_CONTROL", "SYS_setsid"),)),
-    Mutation("groups of init", (need("init.c", "STAGE_CONTROL", "SYS_setgroups"),)),
+    without("init dumpable", "init.c", "STAGE_CONTROL", "SYS_prctl, PR_SET_DUMPABLE"),
+    without("init in the executor's session", "init.c", "STAGE_CONTROL", "SYS_setsid"),
+    without("groups of init", "init.c", "STAGE_CONTROL", "SYS_setgroups"),
     Mutation("host name", (_NO_NAMES[0],)),
     Mutation("domain name", (_NO_NAMES[1],)),
     take("no resource limits", "init.c", "    set_limits(header->nofile);\n", ""),
@@ -126,20 +139,20 @@ HARDENING: Final[tuple[Mutation, ...]] = (
     take("init keeps the uploads", "init.c", "    close_all(FD_UPLOADS, FD_UPLOADS);\n"),
     take("init keeps the cgroup", "init.c", "    close_all(FD_NETNS, FD_PIPE_READ - 1);\n"),
     take("init keeps /proc/sys", "init.c", "    close_all(FD_PROC_SYS, ~0U);\n"),
-    Mutation("init may gain privileges", (need("init.c", "STAGE_PRIVILEGES", "SYS_prctl, PR_SET_NO_NEW_PRIVS"),)),
-    Mutation("init keeps its capabilities", (need("init.c", "STAGE_PRIVILEGES", "SYS_capset"),)),
+    without("init may gain privileges", "init.c", "STAGE_PRIVILEGES", "SYS_prctl, PR_SET_NO_NEW_PRIVS"),
+    without("init keeps its capabilities", "init.c", "STAGE_PRIVILEGES", "SYS_capset"),
     # rootfs.c
     *map(_without_mask, (*_MASKED_FILES, *_MASKED_DIRECTORIES, *_READ_ONLY)),
     take("masks of files not made", "rootfs.c", 'bound("/dev/null", masked_files[i]);', ";"),
     take("masks of directories not made", "rootfs.c", 'bound("/run", masked_directories[i]);', ";"),
-    take("/proc/sys can be written", "rootfs.c", "MS_BIND | MS_REMOUNT | MS_RDONLY | quiet", "MS_BIND | MS_REMOUNT | quiet"),
-    take("/proc with set-uid programs", "rootfs.c", "quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC", "quiet = MS_NODEV | MS_NOEXEC"),
-    take("/proc with devices", "rootfs.c", "quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC", "quiet = MS_NOSUID | MS_NOEXEC"),
-    take("/proc with programs", "rootfs.c", "quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC", "quiet = MS_NOSUID | MS_NODEV"),
-    take("tmpfs with set-uid programs", "rootfs.c", "MS_NOSUID | MS_NODEV, options), where", "MS_NODEV, options), where"),
-    take("tmpfs with devices", "rootfs.c", "MS_NOSUID | MS_NODEV, options), where", "MS_NOSUID, options), where"),
-    take("tmpfs without a size", "rootfs.c", 'at = text_append(at, end, "size=");\n    at = number_append(at, end, bytes);',
-         'at = text_append(at, end, "size=64g");\n    (void)bytes;'),
+    take("/proc/sys can be written", "rootfs.c", "MS_REMOUNT | MS_RDONLY | quiet", "MS_REMOUNT | quiet"),
+    take("/proc with set-uid programs", "rootfs.c", _QUIET, "quiet = MS_NODEV | MS_NOEXEC"),
+    take("/proc with devices", "rootfs.c", _QUIET, "quiet = MS_NOSUID | MS_NOEXEC"),
+    take("/proc with programs", "rootfs.c", _QUIET, "quiet = MS_NOSUID | MS_NODEV"),
+    take("tmpfs with set-uid programs", "rootfs.c", "MS_NOSUID | MS_NODEV, options), wh", "MS_NODEV, options), wh"),
+    take("tmpfs with devices", "rootfs.c", "MS_NOSUID | MS_NODEV, options), wh", "MS_NOSUID, options), wh"),
+    take("tmpfs without a size", "rootfs.c", "at = number_append(at, end, bytes);",
+         'at = text_append(at, end, "64g");'),
     take("tmpfs without a number of files", "rootfs.c", "at = number_append(at, end, inodes);",
          "at = number_append(at, end, inodes * 2);"),
     take("/work open to all", "rootfs.c", ",mode=0700,uid=", ",mode=0777,uid="),
@@ -157,40 +170,28 @@ HARDENING: Final[tuple[Mutation, ...]] = (
     take("no /dev/shm of its own", "rootfs.c",
          'mount_tmpfs("/dev/shm", spec->header.shm_bytes, spec->header.tmpfs_inodes, ",mode=1777");', "(void)spec;"),
     # command.c
-    Mutation("outside of its cgroup", (
-        Edit("command.c", 'need(STAGE_CGROUP, sys(SYS_write, fd, "0", 1), "write to tasks of the payload\'s leaf");', ";"),
-    ), version=1),
+    cut("outside of its cgroup", "command.c", "need(STAGE_CGROUP, sys(SYS_write, fd", version=1),
     Mutation("started outside of its cgroup", (Edit("init.c", "args.flags = CLONE_INTO_CGROUP;", ";"),), version=2),
-    Mutation("clone without CLONE_NEWCGROUP", (need("command.c", "STAGE_CGROUP", "SYS_unshare, CLONE_NEWCGROUP"),)),
-    Mutation("session of init", (need("command.c", "STAGE_SESSION", "SYS_setsid"),)),
+    without("clone without CLONE_NEWCGROUP", "command.c", "STAGE_CGROUP", "SYS_unshare, CLONE_NEWCGROUP"),
+    without("session of init", "command.c", "STAGE_SESSION", "SYS_setsid"),
     take("umask of the executor", "command.c", "    sys(SYS_umask, 022);", "    ;"),
-    take("oom score of the executor", "command.c",
-         'write_text(STAGE_SESSION, AT_FDCWD, "/proc/self/oom_score_adj", "500");', ";"),
-    Mutation("personality of the executor", (need("command.c", "STAGE_SESSION", "SYS_personality"),)),
+    cut("oom score of the executor", "command.c", "write_text(STAGE_SESSION"),
+    without("personality of the executor", "command.c", "STAGE_SESSION", "SYS_personality"),
     Mutation("no user namespace", (
-        need("command.c", "STAGE_USERNS", "SYS_setns"),
+        call("command.c", "STAGE_USERNS", "SYS_setns"),
         # else it would be the machine's own setting
-        Edit("command.c", 'write_text(STAGE_USERNS, FD_PROC_SYS, "user/max_user_namespaces", "0");', ";"),
+        statement("command.c", _NESTED),
     )),
-    take("nested user namespaces", "command.c",
-         'write_text(STAGE_USERNS, FD_PROC_SYS, "user/max_user_namespaces", "0");', ";"),
-    Mutation("groups of the command", (Edit("command.c", 'need(stage, sys(SYS_setgroups, 0, NULL), "setgroups");', ";"),)),
-    take("bounding set", "command.c", _CALL_BOUNDING_SET, "long result = 0;"),
-    Mutation("ambient set", (
-        Edit("command.c",
-             'need(stage, sys(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "clear ambient capabilities");',
-             ";"),
-    )),
-    take("gid of init", "command.c", 'need(stage, sys(SYS_setresgid, header->gid, header->gid, header->gid), "setresgid");', ";"),
-    take("uid of init", "command.c", 'need(stage, sys(SYS_setresuid, header->uid, header->uid, header->uid), "setresuid");', ";"),
-    take("all capabilities of the user namespace", "command.c", 'need(stage, sys(SYS_capset, &version, data), "capset");',
-         "(void)data; (void)version;", profile=Profile.BUILD),
-    take("privileges to be gained", "command.c",
-         'need(stage, sys(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");', ";"),
-    take("keyring of the executor", "command.c", "long result = sys(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);",
-         "long result = 0;"),
-    take("uploads anywhere", "command.c", ".resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,",
-         ".resolve = 0,"),
+    cut("nested user namespaces", "command.c", _NESTED),
+    without("groups of the command", "command.c", "stage", "SYS_setgroups"),
+    take("bounding set", "command.c", _BOUNDING_SET, "0"),
+    without("ambient set", "command.c", "stage", "SYS_prctl, PR_CAP_AMBIENT"),
+    without("gid of init", "command.c", "stage", "SYS_setresgid"),
+    without("uid of init", "command.c", "stage", "SYS_setresuid"),
+    cut("all capabilities of the user namespace", "command.c", "need(stage, sys(SYS_capset", profile=Profile.BUILD),
+    without("privileges to be gained", "command.c", "stage", "SYS_prctl, PR_SET_NO_NEW_PRIVS"),
+    take("keyring of the executor", "command.c", "sys(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL)", "0"),
+    take("uploads anywhere", "command.c", "RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,", "0,"),
     Mutation("descriptors of the launch", (_SUPERFLUOUS_FDS[0],)),
     Mutation("descriptors nobody told of", (_SUPERFLUOUS_FDS[1],)),
     Mutation("the spec", (_SUPERFLUOUS_FDS[2],)),
@@ -230,7 +231,9 @@ class Workshop:
 
     def compile(self, source: Path, program: Path) -> None:
         """One program of the tests' own that includes jobinit's sources."""
-        subprocess.run([self._compiler[0], "-w", "-D_GNU_SOURCE", f"-I{JOBINIT_SOURCES}", "-o", program, source], check=True)
+        subprocess.run(
+            [self._compiler[0], "-w", "-D_GNU_SOURCE", f"-I{JOBINIT_SOURCES}", "-o", program, source], check=True
+        )
 
     def _object(self, name: str, text: str | None) -> Path:
         whole = (JOBINIT_SOURCES / name).read_text() if text is None else text

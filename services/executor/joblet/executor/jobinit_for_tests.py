@@ -78,6 +78,7 @@ class Node:
     template: int
     user: UserNamespace
     cgroups: CgroupDriver
+    jobinit: Path = JOBINIT
 
 
 @contextmanager
@@ -166,7 +167,7 @@ class Job:
         places_all: dict[int, int] = {int(place): fd for place, fd in places.items()}
         places_all |= {Fd.CGROUP + n: os.dup(fd) for n, fd in enumerate(joins)}
         try:
-            self.outer = _spawn(places_all, null)
+            self.outer = _spawn(self.node.jobinit, places_all, null)
         finally:
             for fd in (*places_all.values(), null):
                 os.close(fd)
@@ -261,7 +262,7 @@ class Job:
             os.close(self.pidfd)
 
 
-def _spawn(places: Mapping[int, int], null: int) -> int:
+def _spawn(jobinit: Path, places: Mapping[int, int], null: int) -> int:
     # Sources first move above the places, so that no dup2 overwrites one that is still needed.
     with ExitStack() as stack:
         actions = [(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)]
@@ -269,7 +270,7 @@ def _spawn(places: Mapping[int, int], null: int) -> int:
             source = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
             stack.callback(os.close, source)
             actions.append((os.POSIX_SPAWN_DUP2, source, place))
-        return os.posix_spawn(JOBINIT, ["jobinit"], ENVIRONMENT, file_actions=actions)
+        return os.posix_spawn(jobinit, ["jobinit"], ENVIRONMENT, file_actions=actions)
 
 
 def _memory(content: bytes) -> int:

@@ -40,7 +40,7 @@ class Process:
     oom_score_adj: str
     personality: str
     descriptors: frozenset[int]
-    output: str  # kind, permissions and owner of descriptors 1 and 2, see `describe_file`
+    output: str  # kind, permissions and owner of descriptors 1 and 2, such as "pipe 0222 0"
 
 
 def read_process(directory: int) -> Process:
@@ -56,7 +56,7 @@ def read_process(directory: int) -> Process:
         oom_score_adj=_text(directory, "oom_score_adj").strip(),
         personality=_text(directory, "personality").strip(),
         descriptors=_descriptors(directory),
-        output=" ".join(sorted({describe_file(os.stat(f"fd/{number}", dir_fd=directory)) for number in (1, 2)})),
+        output=" ".join(sorted({_description(directory, f"fd/{number}") for number in (1, 2)})),
     )
 
 
@@ -109,8 +109,9 @@ def parse_limits(text: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def describe_file(status: os.stat_result) -> str:
+def _description(directory: int, name: str) -> str:
     """Such as "pipe 0222 0": kind, permissions, owner."""
+    status = os.stat(name, dir_fd=directory)  # noqa: PTH116 - pathlib has no dir_fd
     kind = "pipe" if stat.S_ISFIFO(status.st_mode) else "file"
     return f"{kind} {stat.S_IMODE(status.st_mode):04o} {status.st_uid}"
 

@@ -1,0 +1,115 @@
+"""Launches with real namespaces and cgroups, one step at a time, without a service around them: a ground for tests."""
+
+import asyncio
+import os
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from joblet.common.config import Config, ExecutorConfig, JobletConfig
+from joblet.executor import exitrecord, launch, machine, procfs, syscalls
+from joblet.executor.attest import attest
+from joblet.executor.descriptors import reserve_low_descriptors
+from joblet.executor.exitrecord import ExitRecord
+from joblet.executor.job import Order
+from joblet.executor.launch import Node, Resources
+from joblet.executor.logs import LogFiles
+from joblet.executor.machine import Machine
+from joblet.executor.waiting import readable
+
+TIMEOUT_SECONDS = 20.0
+END_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A prepared machine and room for one job after the other."""
+
+    directory: Path
+    machine: Machine
+    node: Node
+
+    @contextmanager
+    def resources(self, job: Order) -> Iterator[Resources]:
+        with ExitStack() as stack:
+            user = self.machine.users.acquire()
+            stack.callback(self.machine.users.release, user.base)
+            cgroup = self.machine.cgroups.create(job.job_id, job.limits, self.machine.devices)
+            stack.callback(cgroup.remove)
+            state_dir = self.directory / "job"
+            state_dir.mkdir()
+            stack.callback(state_dir.rmdir)
+            stack.callback(_empty, state_dir)
+            state = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, state)
+            flags = os.O_WRONLY | os.O_CREAT
+            output = os.open(self.directory / "output", flags | os.O_TRUNC)
+            stack.callback(os.close, output)
+            index = os.open(self.directory / "index", flags | os.O_TRUNC | os.O_APPEND)
+            stack.callback(os.close, index)
+            yield Resources(state, LogFiles(output, index), cgroup, user)
+
+    async def run(self, job: Order, **changes: Any) -> tuple[ExitRecord, dict[str, str]]:
+        """Launches and waits for the end; the exit record and what was attested. `changes` are of the launch spec."""
+        with self.resources(job) as resources, ExitStack() as stack:
+            spec = replace(launch.launch_spec(job, resources, self.node), **changes)
+            contents = [upload.content for upload in job.uploads]
+            try:
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    with launch.spawn(spec.encode(), contents, resources, self.node) as handshake:
+                        pid, pidfd = await handshake.init()
+                        stack.callback(os.close, pidfd)
+                        stack.callback(end_init, pidfd)
+                        expected = launch.expectation(job, resources, self.node, pid)
+                        facts = attest(await handshake.parked(), resources.cgroup, expected)
+                        await handshake.go()
+                    await readable(pidfd)
+            finally:
+                stack.close()
+            record = exitrecord.read(self.directory / "job")
+            assert record is not None
+            return record, facts
+
+    def output(self) -> str:
+        return (self.directory / "output").read_text()
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        path.unlink()
+
+
+def end_init(pidfd: int) -> None:
+    """A parked command leaves by itself once the socket is closed; init with it. One that is broken is killed."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+    if not poll.poll(END_SECONDS * 1000):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+
+
+@contextmanager
+def prepared_ground(directory: Path) -> Iterator[Ground]:
+    """Undone at the end, which fails when a mount or cgroup is left."""
+    before = Path("/proc/self/mountinfo").read_text()
+    with ExitStack() as stack:
+        null = reserve_low_descriptors(stack)
+        config = Config(
+            joblet=JobletConfig(max_concurrent_jobs=2),
+            executor=ExecutorConfig(state_dir=directory, cgroup_parent=f"jbtest-launch-{os.getpid()}"),
+        )
+        prepared = machine.prepare(config, stack)
+        node = Node(
+            jobinit=prepared.jobinit, template=prepared.template, bound_paths=prepared.bound_paths,
+            host_namespaces=procfs.own_namespaces(), null=null, boot_id=procfs.boot_id(),
+            cgroup_version=prepared.cgroups.version, landlock_abi=syscalls.landlock_abi(), tmp_bytes=16 << 20,
+            work_bytes=16 << 20, grace_seconds=0.1, log_rate=0,
+        )  # fmt: skip
+        yield Ground(directory, prepared, node)
+    assert Path("/proc/self/mountinfo").read_text() == before
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/jbtest-launch-{os.getpid()}"))
