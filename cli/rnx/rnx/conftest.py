@@ -126,6 +126,10 @@ class Gateway(job_pb2_grpc.JobServiceServicer):
             self.ended.wait(request.timeoutSeconds)
         return api.WaitJobRes(job=self.job if self.ended is None or self.ended.is_set() else a_job())
 
+    def CancelJob(self, request: api.CancelJobReq, context: Any) -> api.CancelJobRes:
+        self._seen(request, context)
+        return api.CancelJobRes(job=self.job)
+
     def StopJob(self, request: api.StopJobReq, context: Any) -> api.StopJobRes:
         self._seen(request, context)
         return api.StopJobRes(job=self.job)

@@ -58,7 +58,7 @@ def test_version(rnx: Rnx) -> None:
     ("arguments", "error"),
     [
         (["jobb"], f'unknown command "jobb" (there is {", ".join(main.ENTRIES)})'),
-        (["job", "walk"], 'unknown command "walk" (there is run, status, list, wait, stop, log)'),
+        (["job", "walk"], 'unknown command "walk" (there is run, status, list, wait, stop, cancel, log)'),
         (["run"], "Missing argument 'COMMAND'."),
         (["status"], "Missing argument 'JOB-UUID'."),
         (["run", "--max-cpu=abc", "true"],

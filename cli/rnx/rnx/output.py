@@ -41,6 +41,15 @@ def started(job: GetJobStatusRes) -> Iterator[str]:
     yield f"Network: {network(job.network)}"
     if job.name:
         yield f"Name: {printable(job.name)}"
+    if job.reason:
+        yield reason(job)
+
+
+def canceled(job: GetJobStatusRes) -> Iterator[str]:
+    yield "Job canceled:"
+    yield f"ID: {job.uuid}"
+    yield f"Status: {job.status}"
+    yield f"EndTime: {job.endTime}"
 
 
 def stopped(job: GetJobStatusRes) -> Iterator[str]:
@@ -88,6 +97,9 @@ def status(job: GetJobStatusRes) -> Iterator[str]:
 
 def detail(job: GetJobStatusRes) -> Iterator[str]:
     """The rest of what is known, for `status --detail`."""
+    yield f"Priority: {job.priority}"
+    if job.queuePosition:
+        yield f"QueuePosition: {job.queuePosition} of {job.queueLength}"
     yield f"CPUCores: {job.cpuCores or 'all'}"
     yield f"MaxProcesses: {job.maxProcesses}"
     yield f"Timeout: {f'{job.timeoutSeconds}s' if job.timeoutSeconds else 'none'}"

@@ -52,6 +52,7 @@ def test_detail_names_what_is_known() -> None:
         attestation=api.Attestation(time=Timestamp(seconds=1705314600), facts={"CapEff": "0"}),
     )  # fmt: skip
     assert list(output.detail(job)) == [
+        "Priority: 0",
         "CPUCores: all", "MaxProcesses: 7", "Timeout: 3600s", "WorkDir: /work", "RequestId: ", "Environment: A=1",
         "SecretEnvironment: KEY=***", "Upload: x (3 bytes, mode 0755)", "CPUTime: 0.250s user, 0.000s system",
         "WallTime: 1.500s", "PeakMemory: 3.0 MiB", "IO: 5 bytes read, 0 bytes written", "OOMKills: 0",

@@ -13,6 +13,7 @@ import click
 MAX_REQUEST_BYTES = 524_288
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
+MAX_PRIORITY = 1000
 
 
 class Limit(click.ParamType[int, str]):
@@ -52,6 +53,20 @@ class Moment(click.ParamType[int, str]):
             return moment.parse(value, datetime.now().astimezone())
         except InvalidArgument as error:
             self.fail(error.message, parameter, context)
+
+
+class Priority(click.ParamType[int, str]):
+    """A whole number, negative or not, in the range that the gateway takes."""
+
+    name = "int"
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        digits = value.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit() and int(digits) <= MAX_PRIORITY):
+            self.fail(
+                f'expected a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}, got "{value}"', parameter, context
+            )
+        return int(value)
 
 
 class Duration(click.ParamType[int, str]):

@@ -31,6 +31,7 @@ class RunFlags:
     timeout: int | None  # seconds
     files: tuple[Path, ...]
     request_id: str | None
+    priority: int | None
 
 
 def build(flags: RunFlags, command: str, arguments: tuple[str, ...]) -> "RunJobReq":
@@ -63,6 +64,7 @@ def build(flags: RunFlags, command: str, arguments: tuple[str, ...]) -> "RunJobR
         workDir=flags.workdir or "",
         timeoutSeconds=flags.timeout or 0,
         requestId=request_id,
+        priority=flags.priority or 0,
         uploads=[
             FileUpload(path=file.path, content=file.content, mode=file.mode, size=len(file.content))
             for file in params.uploads(flags.files)

@@ -157,6 +157,7 @@ class Job(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     command: _builtins.str
@@ -175,6 +176,7 @@ class Job(_message.Message):
     """why the job ended or what it waits for; see TerminationReason in docs"""
     message: _builtins.str
     """the reason in words, empty when there is nothing to add"""
+    priority: _builtins.int
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -206,10 +208,11 @@ class Job(_message.Message):
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "command", b"command", "cpuCores", b"cpuCores", "endTime", b"endTime", "environment", b"environment", "exitCode", b"exitCode", "id", b"id", "labels", b"labels", "maxCPU", b"maxCPU", "maxIOBPS", b"maxIOBPS", "maxMemory", b"maxMemory", "message", b"message", "name", b"name", "nodeId", b"nodeId", "reason", b"reason", "runtime", b"runtime", "scheduledTime", b"scheduledTime", "secret_environment", b"secret_environment", "startTime", b"startTime", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "command", b"command", "cpuCores", b"cpuCores", "endTime", b"endTime", "environment", b"environment", "exitCode", b"exitCode", "id", b"id", "labels", b"labels", "maxCPU", b"maxCPU", "maxIOBPS", b"maxIOBPS", "maxMemory", b"maxMemory", "message", b"message", "name", b"name", "nodeId", b"nodeId", "priority", b"priority", "reason", b"reason", "runtime", b"runtime", "scheduledTime", b"scheduledTime", "secret_environment", b"secret_environment", "startTime", b"startTime", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -345,6 +348,7 @@ class RunJobReq(_message.Message):
     requestId: _builtins.str
     """a retry with the same id returns the same job"""
     priority: _builtins.int
+    """from -1000 to 1000; of the jobs that wait for room, those with a higher one go first"""
     nodeId: _builtins.str
     """run on this node only"""
     maxProcesses: _builtins.int
@@ -615,6 +619,8 @@ class GetJobStatusRes(_message.Message):
     MAXPROCESSES_FIELD_NUMBER: _builtins.int
     NOTISOLATED_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
+    QUEUEPOSITION_FIELD_NUMBER: _builtins.int
+    QUEUELENGTH_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     name: _builtins.str
     command: _builtins.str
@@ -635,7 +641,9 @@ class GetJobStatusRes(_message.Message):
     gpuMemoryMB: _builtins.int
     nodeId: _builtins.str
     reason: _builtins.str
-    """exit, signal, oom, timeout, stopped, not-found, not-executable, isolation, node-restarted, ..."""
+    """How it ended: exit, signal, oom, timeout, stopped, canceled, not-found, not-executable, isolation, node-restarted, ...
+    Or what it waits for: memory, cpu, max-concurrent-jobs, node, queue, schedule.
+    """
     message: _builtins.str
     """the reason in words"""
     signal: _builtins.int
@@ -644,6 +652,10 @@ class GetJobStatusRes(_message.Message):
     requestId: _builtins.str
     priority: _builtins.int
     maxProcesses: _builtins.int
+    queuePosition: _builtins.int
+    """while it is PENDING: 1 is the next"""
+    queueLength: _builtins.int
+    """while it is PENDING: how many are"""
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -712,10 +724,12 @@ class GetJobStatusRes(_message.Message):
         maxProcesses: _builtins.int = ...,
         notIsolated: _abc.Iterable[_builtins.str] | None = ...,
         attestation: Global___Attestation | None = ...,
+        queuePosition: _builtins.int = ...,
+        queueLength: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attestation", b"attestation", "command", b"command", "cpuCores", b"cpuCores", "dependencies", b"dependencies", "endTime", b"endTime", "environment", b"environment", "exitCode", b"exitCode", "gpuCount", b"gpuCount", "gpuIndices", b"gpuIndices", "gpuMemoryMB", b"gpuMemoryMB", "labels", b"labels", "maxCPU", b"maxCPU", "maxIOBPS", b"maxIOBPS", "maxMemory", b"maxMemory", "maxProcesses", b"maxProcesses", "message", b"message", "name", b"name", "network", b"network", "nodeId", b"nodeId", "notIsolated", b"notIsolated", "priority", b"priority", "reason", b"reason", "requestId", b"requestId", "runtime", b"runtime", "scheduledTime", b"scheduledTime", "secret_environment", b"secret_environment", "signal", b"signal", "startTime", b"startTime", "status", b"status", "timeoutSeconds", b"timeoutSeconds", "uploads", b"uploads", "usage", b"usage", "uuid", b"uuid", "volumes", b"volumes", "workDir", b"workDir", "workflowUuid", b"workflowUuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attestation", b"attestation", "command", b"command", "cpuCores", b"cpuCores", "dependencies", b"dependencies", "endTime", b"endTime", "environment", b"environment", "exitCode", b"exitCode", "gpuCount", b"gpuCount", "gpuIndices", b"gpuIndices", "gpuMemoryMB", b"gpuMemoryMB", "labels", b"labels", "maxCPU", b"maxCPU", "maxIOBPS", b"maxIOBPS", "maxMemory", b"maxMemory", "maxProcesses", b"maxProcesses", "message", b"message", "name", b"name", "network", b"network", "nodeId", b"nodeId", "notIsolated", b"notIsolated", "priority", b"priority", "queueLength", b"queueLength", "queuePosition", b"queuePosition", "reason", b"reason", "requestId", b"requestId", "runtime", b"runtime", "scheduledTime", b"scheduledTime", "secret_environment", b"secret_environment", "signal", b"signal", "startTime", b"startTime", "status", b"status", "timeoutSeconds", b"timeoutSeconds", "uploads", b"uploads", "usage", b"usage", "uuid", b"uuid", "volumes", b"volumes", "workDir", b"workDir", "workflowUuid", b"workflowUuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ VERBS = {
     "list": Entry("rnx.commands.listing", "list_jobs", "List all jobs with their current status"),
     "wait": Entry("rnx.commands.wait", "wait", "Wait until jobs have ended; exit as they did"),
     "stop": Entry("rnx.commands.stop", "stop", "Stop a running job"),
+    "cancel": Entry("rnx.commands.cancel", "cancel", "Take a waiting job out of the queue or the schedule"),
     "log": Entry("rnx.commands.log", "log", "Stream job output in real-time or view historical logs"),
 }
 

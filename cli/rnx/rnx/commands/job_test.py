@@ -90,3 +90,21 @@ def test_stop_prints_the_transcript(rnx: Rnx, gateway: Gateway) -> None:
         f"Job stopped successfully:\nID: {JOB_ID}\nStatus: STOPPED\nExitCode: -1\nEndTime: {ENDED}\n"
     )
     assert json.loads(rnx(*gateway.flags, "--json", "job", "stop", JOB_ID).out)["exitCode"] == -1
+
+
+def test_cancel(rnx: Rnx, gateway: Gateway) -> None:
+    gateway.job = a_job(status="CANCELED", exitCode=-1, endTime=ENDED)
+    for verb in (("cancel",), ("job", "cancel")):
+        assert rnx(*gateway.flags, *verb, JOB_ID).out.decode() == (
+            f"Job canceled:\nID: {JOB_ID}\nStatus: CANCELED\nEndTime: {ENDED}\n"
+        )
+    assert json.loads(rnx(*gateway.flags, "--json", "job", "cancel", JOB_ID).out)["status"] == "CANCELED"
+
+
+def test_what_a_job_waits_for(rnx: Rnx, gateway: Gateway) -> None:
+    gateway.job = a_job(
+        status="PENDING", reason="memory", message="waiting for memory", queuePosition=2, queueLength=9, priority=5
+    )
+    assert rnx(*gateway.flags, "run", "x").lines[-1] == "Reason: memory (waiting for memory)"
+    lines = rnx(*gateway.flags, "job", "status", "--detail", JOB_ID).lines
+    assert {"Reason: memory (waiting for memory)", "Priority: 5", "QueuePosition: 2 of 9"} <= set(lines)

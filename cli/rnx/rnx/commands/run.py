@@ -28,6 +28,7 @@ Examples:
   rnx job run --follow make test            # its output here; exits as it does
   rnx job run -e MODE=fast -s API_TOKEN --secret-env-file db.env ./serve
   rnx job run --name nightly -l team=data -l env=prod ./train
+  rnx job run --priority=10 ./urgent        # before all that wait with less
   rnx job run --wait --timeout=1h ./train || echo "exit code $?"
 
 \b
@@ -83,6 +84,12 @@ With --wait or --follow, rnx exits as the job did; see rnx job wait --help.""",
     "--request-id",
     metavar="TEXT",
     help="Name this request: a repetition with the same name gives the same job (default: a new UUID)",
+)
+@click.option(
+    "--priority",
+    type=params.Priority(),
+    metavar="INT",
+    help="Of the jobs that wait for room, those with a higher one go first: -1000 to 1000 (default: 0)",
 )
 @waiting_flag("--wait", help="Wait until the job has ended and exit with its exit code")
 @waiting_flag(

@@ -30,6 +30,9 @@ class JobletConfig:
     default_io_limit: int = schema.integer(0, maximum=2**63 - 1)  # bytes per second
     default_network: str = schema.text("host", pattern=_NETWORK_NAME, expected="the name of a network")
     max_concurrent_jobs: int = schema.integer(100, minimum=1)  # per node
+    # How often a node's cores and memory are given away: its jobs' limits together may be this times what it has.
+    cpu_overcommit: float = schema.number(16.0, minimum=0.1, maximum=1000.0)
+    memory_overcommit: float = schema.number(1.0, minimum=0.1, maximum=1000.0)
     job_timeout_seconds: float = schema.duration(3600.0)  # 0: none
     cleanup_timeout_seconds: float = schema.duration(5.0, minimum=0.1)
     max_processes: int = schema.integer(1024, minimum=1, maximum=4_194_304)  # per job; kernel.pid_max at most
@@ -71,6 +74,7 @@ class GatewayConfig:
     reader_timeout_seconds: float = schema.duration(
         60.0, minimum=0.1
     )  # a reader of a log that takes nothing for longer
+    secrets_key: Path | None = schema.optional_path()  # unset: secrets.key beside the database
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,8 @@ def test_the_printed_file_holds_the_defaults(tmp_path: Path) -> None:
         ("joblet.defaultIoLimit", 10**10, "default_io_limit", 10**10),
         ("joblet.defaultNetwork", "none", "default_network", "none"),
         ("joblet.maxConcurrentJobs", 8, "max_concurrent_jobs", 8),
+        ("joblet.cpuOvercommit", 2.5, "cpu_overcommit", 2.5),
+        ("joblet.memoryOvercommit", 2, "memory_overcommit", 2.0),
         ("joblet.jobTimeout", "2h", "job_timeout_seconds", 7200.0),
         ("joblet.cleanupTimeout", "500ms", "cleanup_timeout_seconds", 0.5),
         ("joblet.maxProcesses", 64, "max_processes", 64),
@@ -65,6 +67,7 @@ def test_the_printed_file_holds_the_defaults(tmp_path: Path) -> None:
         ("gateway.database", "postgresql+psycopg://db/joblet", "database", "postgresql+psycopg://db/joblet"),
         ("gateway.nodeLeaseSeconds", 3, "node_lease_seconds", 3),
         ("gateway.readerTimeout", "5s", "reader_timeout_seconds", 5.0),
+        ("gateway.secretsKey", "/key", "secrets_key", Path("/key")),
         ("executor.gateways", ["a:1", "b:2"], "gateways", ("a:1", "b:2")),
         ("executor.advertise", "node-1:50052", "advertise", "node-1:50052"),
         ("executor.logstoreAddress", "node-1:1", "logstore_address", "node-1:1"),
@@ -123,7 +126,7 @@ workflows: {}
     assert found == (
         "workflows: unknown key (allowed: joblet, grpc, logging, gateway, executor, logstore, runtime)",
         "joblet.jobTimeOut: unknown key (allowed: defaultCpuLimit, defaultMemoryLimit, defaultIoLimit, defaultNetwork,"
-        " maxConcurrentJobs, jobTimeout, cleanupTimeout, maxProcesses)",
+        " maxConcurrentJobs, cpuOvercommit, memoryOvercommit, jobTimeout, cleanupTimeout, maxProcesses)",
         'joblet.defaultCpuLimit: expected a whole number from 0 to 1000000, got "fast"',
         "joblet.maxConcurrentJobs: expected a whole number from 1 to 2147483647, got 0",
         'joblet.cleanupTimeout: expected a duration of at least 0.1s such as "30s", "1h30m" or "100ms", got 5',
@@ -147,6 +150,12 @@ workflows: {}
 def test_numbers_are_whole_numbers_in_range(tmp_path: Path, value: str) -> None:
     (problem,) = problems(tmp_path, f"joblet: {{maxConcurrentJobs: {value}}}")
     assert problem.startswith("joblet.maxConcurrentJobs: expected a whole number from 1")
+
+
+@pytest.mark.parametrize("value", ["true", "'1'", "0", "-1", "1001", "[1]", ".inf", ".nan"])
+def test_factors_are_numbers_in_range(tmp_path: Path, value: str) -> None:
+    (problem,) = problems(tmp_path, f"joblet: {{cpuOvercommit: {value}}}")
+    assert problem.startswith("joblet.cpuOvercommit: expected a number from 0.1 to 1000, got ")
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ class Reason(StrEnum):
     OOM_CHILD = "oom-child"  # a process that the command started
     TIMEOUT = "timeout"
     STOPPED = "stopped"
+    CANCELED = "canceled"
     NOT_FOUND = "not-found"
     NOT_EXECUTABLE = "not-executable"
     LIMIT_NOT_APPLIED = "limit-not-applied"

@@ -49,6 +49,15 @@ def integer(default: int, *, minimum: int = 0, maximum: int = 2**31 - 1) -> int:
     return _field(default, Rule(f"a whole number from {minimum} to {maximum}", parse))
 
 
+def number(default: float, *, minimum: float, maximum: float) -> float:
+    def parse(value: object, _base: Path) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= maximum:
+            raise ValueError
+        return float(value)
+
+    return _field(default, Rule(f"a number from {minimum:g} to {maximum:g}", parse))
+
+
 def duration(default: float, *, minimum: float = 0.0) -> float:
     """Seconds, written as "30s" or "1h30m" in the file."""
 

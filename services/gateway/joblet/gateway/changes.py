@@ -1,4 +1,4 @@
-"""Who waits for a job to change: WaitJob, StopJob and the end of GetJobLogs, without polling.
+"""Who waits for a job to change (WaitJob, StopJob, the end of GetJobLogs) or for room (the queue), without polling.
 
 Register first, then read the job, then wait: a change between reading and waiting sets the event all the same.
 """
@@ -14,6 +14,7 @@ class Changes:
     def __init__(self) -> None:
         self._watchers: _Watchers = {}
         self._waiting_for_end: _Watchers = {}
+        self.room = asyncio.Event()  # there may be room for a job that waits
 
     def __len__(self) -> int:
         """How many jobs somebody waits for."""
@@ -32,6 +33,11 @@ class Changes:
         for job_id in job_ids:
             _set(self._watchers, job_id)
             _set(self._waiting_for_end, job_id)
+        self.room.set()
+
+    def announce_room(self) -> None:
+        """Something else than the end of a job may let one that waits start."""
+        self.room.set()
 
     def announce_progress(self, job_ids: Iterable[str]) -> None:
         """These jobs have changed, and none of them by ending."""

@@ -80,7 +80,9 @@ class Follower:
         try:
             todo = _Todo()
             after = await self._compare(link, todo)
+            link.full = False
             link.connected.set()
+            self._changes.announce_room()
             _log.info("node connected", nodeId=link.node.id, after=after)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._events(link, after, todo))
@@ -130,7 +132,6 @@ class Follower:
         if plan.sequence is not None:
             _log.error("node's events do not join up with the store's", nodeId=link.node.id, after=plan.sequence)
         for job_id in plan.lost:
-            self._launches.forget_secrets(job_id)
             _log.error("job failed: its node no longer knows it", jobId=job_id, nodeId=link.node.id)
         for job_id, state in plan.revived:
             _log.info("job found again on its node", jobId=job_id, nodeId=link.node.id, status=state)
@@ -151,6 +152,8 @@ class Follower:
 
     def _publish(self, link: Link, applied: event_queries.Applied, todo: "_Todo") -> None:
         ended = set(applied.ended)
+        if ended:
+            link.full = False
         self._changes.announce(ended)
         self._changes.announce_progress(job_id for job_id in applied.changed if job_id not in ended)
         self._metrics.events.labels(link.node.id).inc(len(applied.changed))
@@ -158,8 +161,6 @@ class Follower:
             self._metrics.running_seconds.observe(nanoseconds / NS_PER_SECOND)
         for job_id in applied.unknown:
             _log.warn("event of a job that is not in the store", jobId=job_id, nodeId=link.node.id)
-        for job_id in applied.ended:
-            self._launches.forget_secrets(job_id)
         self._launches.stored(applied.changed)
         todo.forget(applied.ended)
         todo.stop(applied.orphans)

@@ -43,6 +43,9 @@ class JobRpcs:
     async def StopJob(self, request: job_pb2.StopJobReq, _: Context) -> job_pb2.StopJobRes:
         return job_pb2.StopJobRes(job=await self._jobs.stop(request.uuid))
 
+    async def CancelJob(self, request: job_pb2.CancelJobReq, _: Context) -> job_pb2.CancelJobRes:
+        return job_pb2.CancelJobRes(job=await self._jobs.cancel(request.uuid))
+
     async def ListJobs(self, request: job_pb2.EmptyRequest, _: Context) -> bytes:
         return await self._jobs.list(request.pageToken, request.pageSize)
 

@@ -1,4 +1,4 @@
-"""What a client can ask about jobs: run, status, stop, list, wait. The RPC handlers call this, it calls the store."""
+"""What a client can ask about jobs: run, status, stop, cancel, list, wait. The RPC handlers call it."""
 
 import asyncio
 import time
@@ -15,21 +15,25 @@ from joblet.common.errors import (
     JobletError,
     JobNotRunning,
     NotFound,
-    ResourceExhausted,
     Unavailable,
 )
 from joblet.common.ids import is_job_id, new_job_id
 from joblet.common.states import TERMINAL, JobState, Reason
-from joblet.gateway import spec, views
+from joblet.gateway import placement, spec, views
 from joblet.gateway.changes import Changes
 from joblet.gateway.launch import Launches
 from joblet.gateway.link import Link
 from joblet.gateway.metrics import Metrics
 from joblet.gateway.nodes import Nodes
+from joblet.gateway.placement import Line, Needs, Why
+from joblet.gateway.queue import Queue
 from joblet.gateway.spec import Submission
 from joblet.gateway.store import jobs as job_queries
+from joblet.gateway.store import queue as queue_queries
 from joblet.gateway.store.database import Database
 from joblet.gateway.store.model import Job
+from joblet.gateway.store.queue import Place
+from joblet.gateway.vault import Vault
 
 STOP_SECONDS = 30.0
 RESTART_SECONDS, RESTART_PAUSE_SECONDS = 5.0, 0.1  # how long a stop waits for an executor that is away, asking so often
@@ -48,14 +52,18 @@ class Jobs:
         config: Config,
         database: Database,
         nodes: Nodes,
+        queue: Queue,
         launches: Launches,
+        vault: Vault,
         changes: Changes,
         metrics: Metrics,
     ) -> None:
         self._config = config
         self._database = database
         self._nodes = nodes
+        self._queue = queue
         self._launches = launches
+        self._vault = vault
         self._changes = changes
         self._metrics = metrics
         self._page_bytes = min(PAGE_BYTES, config.grpc.max_send_msg_size - PAGE_ENVELOPE_BYTES)
@@ -73,31 +81,46 @@ class Jobs:
         """Answers when the job is durable. Raises what validation, the nodes, the limits or the node's refusal say."""
         submission = spec.prepare(request, self._config.joblet)
         try:
-            link, job = await self._accept(submission)
-        except (job_queries.RequestTaken, Unavailable, ResourceExhausted, NotFound) as error:
+            job = await self._accept(submission)
+        except (job_queries.RequestTaken, Unavailable, NotFound) as error:
             known = await self._known(submission)
             if known is not None:
-                return views.status(known)
+                return await self._shown(known)
             if isinstance(error, JobletError):
                 raise
             raise Internal("a job id was given out twice") from error
-        await self._launches.start(link, job, submission.secrets, submission.contents)
-        return views.status(job)
+        if job.state is JobState.INITIALIZING:
+            link = self._nodes.link(job.node_id)
+            await self._launches.start(link, job, submission.secrets, submission.contents)
+            job = await self.find(job.id) if link.full else job
+        return await self._shown(job)
 
-    async def _accept(self, submission: Submission) -> tuple[Link, Job]:
-        """Places the job and makes it durable."""
-        link = await self._nodes.pick(submission.node_id)
-        submission = spec.fit(submission, link.node)
+    async def _accept(self, submission: Submission) -> Job:
+        """Makes the job durable, placed on a node when there is one with room."""
+        places = self._places(submission, await self._nodes.reachable(submission.node_id))
+        job_id = new_job_id()
+        sealed = self._vault.seal(job_id, submission.secrets)
         begun = time.perf_counter()
-        job = await self._database.write(
-            job_queries.insert_job,
-            spec.new_job(submission, link.node.id, new_job_id(), time.time_ns()),
-            submission.contents,
-            self._config.joblet.max_concurrent_jobs,
-        )
+        values = spec.new_job(submission, job_id, time.time_ns())
+        job = await self._database.write(queue_queries.submit, values, submission.contents, sealed, places)
         self._metrics.store_seconds.observe(time.perf_counter() - begun)
-        _log.info("job accepted", jobId=job.id, nodeId=job.node_id, command=job.command)
-        return link, job
+        _log.info("job accepted", jobId=job.id, status=job.state, nodeId=job.node_id, command=job.command)
+        return job
+
+    def _places(self, submission: Submission, links: list[Link]) -> list[Place]:
+        """Those of the nodes that the job could ever run on. Raises InvalidArgument when there is none."""
+        suitable, refusal = [], None
+        for link in links:
+            place = self._queue.place(link)
+            try:
+                spec.check_fit(submission, link.node, place.capacity)
+            except InvalidArgument as error:
+                refusal = error
+            else:
+                suitable.append(place)
+        if refusal is not None and not suitable:
+            raise refusal
+        return suitable
 
     async def _known(self, submission: Submission) -> Job | None:
         """The job that an earlier attempt with this request id made."""
@@ -109,11 +132,46 @@ class Jobs:
         return job
 
     async def status(self, wanted: str) -> job_pb2.GetJobStatusRes:
-        return views.status(await self.find(wanted))
+        return await self._shown(await self.find(wanted))
+
+    async def _shown(self, job: Job) -> job_pb2.GetJobStatusRes:
+        """The job's message, and of one that waits for room, what it waits for just now."""
+        message = views.status(job)
+        if job.state is JobState.PENDING:
+            line = await self._database.read(queue_queries.line, job)
+            views.add_waiting(message, await self._why(job, line), line)
+        return message
+
+    async def _why(self, job: Job, line: Line) -> Why:
+        places = self._queue.places(self._nodes.suitable(job.wanted_node))
+        rooms = await self._database.read(queue_queries.rooms, places)
+        return placement.explain(Needs(job.need_cpu_percent, job.need_memory_mb), rooms, line)
+
+    async def cancel(self, wanted: str) -> job_pb2.GetJobStatusRes:
+        """Takes a job out of the queue or the schedule. Raises FailedPrecondition for one that has been placed."""
+        job = await self.find(wanted)
+        if await self._take_out(job):
+            return views.status(await self.find(job.id))
+        job = await self.find(job.id)
+        raise FailedPrecondition(
+            f"job cannot be canceled: {job.id} (current status: {job.state})",
+            hint="it has ended" if job.ended else "it is on its node already: stop it",
+        )
+
+    async def _take_out(self, job: Job) -> bool:
+        if job.state not in queue_queries.WAITING:
+            return False
+        if not await self._database.write(queue_queries.cancel, job.id, time.time_ns()):
+            return False
+        self._changes.announce([job.id])
+        return True
 
     async def stop(self, wanted: str) -> job_pb2.GetJobStatusRes:
-        """Answers with the final state. A job that ends by itself meanwhile keeps its own state: JobNotRunning."""
+        """Answers with the final state: CANCELED for a job that was still waiting, else STOPPED. A job that ends by
+        itself meanwhile keeps its own state: JobNotRunning."""
         job = await self.find(wanted)
+        if await self._take_out(job):
+            return views.status(await self.find(job.id))
         await self._launches.settled(job.id)
         with self._changes.watch(job.id) as changed:
             job = await self._running(job.id)
@@ -169,7 +227,6 @@ class Jobs:
         stopped = await self._database.write(
             job_queries.end, job.id, JobState.STOPPED, Reason.STOPPED, "", EXIT_CODE_STOPPED, time.time_ns()
         )
-        self._launches.forget_secrets(job.id)
         self._changes.announce([job.id])
         return stopped
 
@@ -182,7 +239,7 @@ class Jobs:
             async with asyncio.timeout(timeout_seconds or None):
                 return views.status(await self.ended(job_id))
         except TimeoutError:
-            return views.status(await self.find(job_id))
+            return await self.status(job_id)
 
     async def ended(self, job_id: str) -> Job:
         """Returns when the job is terminal in the store. Raises JobNotFound."""

@@ -3,9 +3,10 @@
 The row is durable before StartJob is sent, and StartJob is idempotent, so a lost answer is no decision: the job stays
 INITIALIZING and is handed over again when the node is back (`joblet.gateway.events`). Only a refusal ends it.
 
-Secret environments live here, in memory, until the node has the job; the store has only their names. So a gateway that
-is killed before StartJob was answered cannot hand such a job over again: if the node turns out not to have it, it is
-FAILED and says so. It never ran.
+Small uploads and secret environments are in the store until the node has the job, the secrets encrypted
+(`joblet.gateway.vault`): so a job can be handed over by any gateway, at any time after it was accepted.
+
+A node that has no room after all, while other jobs are there, gives the job its place in line back.
 
 Acknowledgements ("the node has it") are stored in groups, a moment later, and not at all for jobs whose first event
 comes before that: it says as much. Losing one costs nothing, because a job that the node knows is acknowledged again at
@@ -18,33 +19,33 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from joblet.api.internal import executor_pb2
 from joblet.common import log
-from joblet.common.errors import JobletError
+from joblet.common.errors import Code, FailedPrecondition, JobletError
 from joblet.common.states import JobState, Reason
 from joblet.gateway import spec
 from joblet.gateway.changes import Changes
 from joblet.gateway.link import UNANSWERED, Link
 from joblet.gateway.metrics import Metrics
 from joblet.gateway.store import jobs as job_queries
+from joblet.gateway.store import queue as queue_queries
 from joblet.gateway.store.database import Database
 from joblet.gateway.store.model import Job
+from joblet.gateway.vault import Vault
 
 START_SECONDS = 30.0
 GROUP_SECONDS = 0.25
 STORE_RETRY_SECONDS = 1.0
 EXIT_CODE_NOT_LAUNCHED = 125
 
-SECRETS_GONE = "the gateway was restarted before the node had the job, and secrets are never stored: submit it again"
-
 _log = log.get_logger(__name__)
 
 
 class Launches:
-    def __init__(self, database: Database, changes: Changes, metrics: Metrics) -> None:
+    def __init__(self, database: Database, vault: Vault, changes: Changes, metrics: Metrics) -> None:
         self._database = database
+        self._vault = vault
         self._changes = changes
         self._metrics = metrics
         self._tasks: asyncio.TaskGroup | None = None
-        self._secrets: dict[str, Mapping[str, str]] = {}
         self._flying: dict[str, asyncio.Task[JobletError | None]] = {}
         self._acknowledged: set[str] = set()  # not stored yet
         self._overtaken: set[str] = set()  # in flight, and an event of theirs came before the answer
@@ -68,11 +69,20 @@ class Launches:
 
     async def start(self, link: Link, job: Job, secrets: Mapping[str, str], contents: Sequence[bytes]) -> None:
         """The first attempt. Raises the node's refusal (the job is FAILED then). A client that leaves stops nothing."""
-        if secrets:
-            self._secrets[job.id] = secrets
-        error = await asyncio.shield(self._launch(link, job, contents))
+        error = await asyncio.shield(self._launch(link, job, secrets, contents))
         if error is not None:
             raise error
+
+    async def hand_over(self, link: Link, job: Job) -> None:
+        """The first attempt for a job that has waited; returns when it has begun."""
+        try:
+            secrets = self._vault.open(job.id, await self._database.read(job_queries.sealed_of, job.id))
+        except FailedPrecondition as error:
+            _log.error("job failed: its secrets cannot be read", jobId=job.id, error=error.message)
+            await self._fail(job.id, Reason.LAUNCH, error.message)
+            return
+        contents = await self._database.read(job_queries.contents_of, job.id)
+        self._launch(link, job, secrets, contents)
 
     async def resubmit(self, link: Link, job_id: str) -> None:
         """Another attempt for a job that its node may never have heard of; nothing if it was settled meanwhile."""
@@ -81,14 +91,10 @@ class Launches:
         job = await self._database.read(job_queries.find, job_id)
         if job.state is not JobState.INITIALIZING or job.acknowledged:
             return
-        if job.secret_names and job_id not in self._secrets:
-            _log.warn("job failed: its secrets are gone", jobId=job_id)
-            await self._fail(job_id, Reason.LAUNCH, SECRETS_GONE)
-            return
-        contents = await self._database.read(job_queries.contents_of, job_id)
         self._metrics.resubmitted.inc()
         _log.info("job handed to its node again", jobId=job_id, nodeId=job.node_id)
-        await asyncio.shield(self._launch(link, job, contents))
+        await self.hand_over(link, job)
+        await self.settled(job_id)
 
     async def settled(self, job_id: str) -> None:
         """Returns when no attempt for this job is in flight."""
@@ -114,13 +120,12 @@ class Launches:
             if job_id in self._flying:
                 self._overtaken.add(job_id)
 
-    def forget_secrets(self, job_id: str) -> None:
-        """The job will not be handed over any more."""
-        self._secrets.pop(job_id, None)
-
-    def _launch(self, link: Link, job: Job, contents: Sequence[bytes]) -> asyncio.Task[JobletError | None]:
+    def _launch(
+        self, link: Link, job: Job, secrets: Mapping[str, str], contents: Sequence[bytes]
+    ) -> asyncio.Task[JobletError | None]:
         assert self._tasks is not None
-        task = self._tasks.create_task(self._attempt(link, job, contents), name=f"start {job.id}")
+        request = executor_pb2.StartJobRequest(spec=spec.executor_spec(job, secrets, contents))
+        task = self._tasks.create_task(self._attempt(link, job, request), name=f"start {job.id}")
         self._flying[job.id] = task
         task.add_done_callback(lambda _: self._landed(job.id))
         return task
@@ -129,11 +134,8 @@ class Launches:
         self._flying.pop(job_id, None)
         self._overtaken.discard(job_id)
 
-    async def _attempt(self, link: Link, job: Job, contents: Sequence[bytes]) -> JobletError | None:
-        """The refusal, None when the node has the job or may have it."""
-        request = executor_pb2.StartJobRequest(
-            spec=spec.executor_spec(job, self._secrets.get(job.id, {}), contents),
-        )
+    async def _attempt(self, link: Link, job: Job, request: executor_pb2.StartJobRequest) -> JobletError | None:
+        """The refusal, None when the node has the job or may have it, or when the job waits again."""
         begun = time.perf_counter()
         try:
             await link.call(link.executor.StartJob, request, START_SECONDS)
@@ -146,16 +148,19 @@ class Launches:
             _log.warn("job refused by its node", jobId=job.id, nodeId=job.node_id, error=error.message)
             return await self._refused(link, job, error)
         self._metrics.node_seconds.observe(time.perf_counter() - begun)
-        self.forget_secrets(job.id)
         if job.id not in self._overtaken:
             self._acknowledged.add(job.id)
             self._wake.set()
         self._changes.announce_progress([job.id])
         return None
 
-    async def _refused(self, link: Link, job: Job, error: JobletError) -> JobletError:
+    async def _refused(self, link: Link, job: Job, error: JobletError) -> JobletError | None:
         reason = Reason.LIMIT_NOT_APPLIED if error.field else Reason.LAUNCH
         try:
+            if error.code is Code.RESOURCE_EXHAUSTED and await self._database.write(queue_queries.give_back, job.id):
+                link.full = True
+                self._changes.announce_progress([job.id])
+                return None
             await self._fail(job.id, reason, error.message)
         except JobletError as failure:  # the store's: ask the node again when it works, the refusal will come again
             link.unanswered.add(job.id)
@@ -167,5 +172,4 @@ class Launches:
         await self._database.write(
             job_queries.end, job_id, JobState.FAILED, reason, message, EXIT_CODE_NOT_LAUNCHED, time.time_ns()
         )
-        self.forget_secrets(job_id)
         self._changes.announce([job_id])

@@ -30,6 +30,7 @@ class Link:
         self.restart = asyncio.Event()  # asks for a new comparison of the node's jobs with the store's
         self.unanswered: set[str] = set()  # jobs whose StartJob has got no answer on this link
         self.retry = asyncio.Event()  # set when there are new ones
+        self.full = False  # the node has refused a job for want of room; until one of its jobs ends
         self.gap = False  # the node has forgotten events that the store never saw
         self._executor_channel = rpc.connect(node.executor_address, tls, grpc_config, target_name=node.id)
         self._logstore_channel = rpc.connect(node.logstore_address, tls, grpc_config, target_name=node.id)

@@ -255,7 +255,7 @@ def test_a_finished_job_on_a_node_nobody_knows_any_more(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with world(tmp_path) as it:
             values = job_values("abcd0000-0000-4000-8000-000000000000", node_id="gone", state=JobState.COMPLETED)
-            await it.gateway.database.write(job_queries.insert_job, values, [], 10)
+            await it.gateway.database.write(job_queries.insert_job, values, [])
             client = await it.client()
             assert await failure(output(client.GetJobLogs(GetJobLogsReq(uuid="abcd0000")))) == (
                 "UNAVAILABLE", "node gone is not available: it is not registered",

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from joblet.common.states import JobState
 
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+_WAIT_BUCKETS = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 6 * 3600.0, 24 * 3600.0)
 
 
 class Metrics:
@@ -29,6 +30,12 @@ class Metrics:
         self.events = Counter("joblet_node_events", "Events of a node applied.", ["node"], registry=registry)
         self.resubmitted = Counter(
             "joblet_jobs_resubmitted", "Jobs handed to their node again, no answer having come.", registry=registry
+        )
+        self.queue_seconds = Histogram(
+            "joblet_queue_wait_seconds",
+            "Time jobs that had to wait for room did wait.",
+            buckets=_WAIT_BUCKETS,
+            registry=registry,
         )
         self.log_bytes = Counter("joblet_log_bytes", "Bytes of log messages passed on to clients.", registry=registry)
         self.log_streams = Gauge("joblet_log_streams", "Clients reading a log.", registry=registry)

@@ -1,4 +1,4 @@
-"""The registry of nodes: heartbeats, leases, links, and which node a new job goes to.
+"""The registry of nodes: heartbeats, leases, links, and which nodes a job can be given to.
 
 A node is known by its certificate's CN. Its heartbeat is stored, gives it a lease and, the first time, a Link that is
 followed as long as the gateway runs; links to stored nodes are opened at start, before any heartbeat. A node whose
@@ -19,7 +19,6 @@ from joblet.common.units import NS_PER_SECOND, format_cpu_list, parse_cpu_list
 from joblet.common.yamlschema import split_address
 from joblet.gateway.changes import Changes
 from joblet.gateway.link import Link
-from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store import nodes as node_queries
 from joblet.gateway.store.database import Database
 from joblet.gateway.store.model import Node, NodeState
@@ -79,7 +78,10 @@ class Nodes:
             self._following[node.id].cancel()
             self._open(node)
         else:
+            grown = (known.node.cpu_cores, known.node.memory_bytes) != (node.cpu_cores, node.memory_bytes)
             known.node = node
+            if grown:
+                self._changes.announce_room()
         return self._config.node_lease_seconds
 
     def link(self, node_id: str) -> Link:
@@ -89,26 +91,34 @@ class Nodes:
         except KeyError:
             raise Unavailable(f"node {node_id} is not available: it is not registered") from None
 
-    async def pick(self, wanted: str) -> Link:
-        """The node for a new job: the one named, or the one with the fewest jobs. Raises NotFound for a name that is
-        not registered, Unavailable when no node can be reached."""
+    async def reachable(self, wanted: str) -> list[Link]:
+        """The nodes that a new job may go to: the one named, or all, at least one of them connected. Raises NotFound
+        for a name that is not registered, Unavailable when no node can be reached."""
         if wanted and wanted not in self._links:
             raise NotFound(f"node not found: {wanted}")
-        candidates = [self._links[wanted]] if wanted else list(self._links.values())
-        ready = await _ready(candidates)
-        if not ready:
-            raise _none_ready(candidates)
-        if len(ready) == 1:
-            return ready[0]
-        counts = await self._database.read(job_queries.active_counts)
-        return min(ready, key=lambda link: (counts.get(link.node.id, 0), link.node.id))
+        links = self.suitable(wanted)
+        if not await _any_ready(links):
+            raise _none_ready(links)
+        return links
+
+    def suitable(self, wanted: str) -> list[Link]:
+        """As `reachable`, connected or not."""
+        return [link for link in self._links.values() if wanted in ("", link.node.id)]
+
+    def ready(self) -> list[Link]:
+        """The nodes that can take jobs now."""
+        return [link for link in self._links.values() if self.is_ready(link)]
+
+    @staticmethod
+    def is_ready(link: Link) -> bool:
+        return link.connected.is_set() and link.node.state is NodeState.READY
 
     def missing(self) -> str | None:
         """What keeps this gateway from running jobs, None when nothing does. Called from any thread."""
         links = list(self._links.values())
         if not links:
             return "no node is registered"
-        if not any(_is_ready(link) for link in links):
+        if not any(self.is_ready(link) for link in links):
             return f"no node is connected ({', '.join(sorted(link.node.id for link in links))})"
         return None
 
@@ -199,23 +209,18 @@ def _check_address(field: str, address: str) -> None:
         raise InvalidArgument(f"invalid {field}: {address} has no port", field=field)
 
 
-def _is_ready(link: Link) -> bool:
-    return link.connected.is_set() and link.node.state is NodeState.READY
-
-
-async def _ready(links: list[Link]) -> list[Link]:
-    """Those that can take a job. When none can, the first that gets connected in a moment: executors and gateways
-    restart, and a client that comes just then need not notice."""
-    ready = [link for link in links if _is_ready(link)]
-    if ready or not links:
-        return ready
+async def _any_ready(links: list[Link]) -> bool:
+    """Whether one of them can take a job, now or in a moment: executors and gateways restart, and a client that comes
+    just then need not notice."""
+    if any(Nodes.is_ready(link) for link in links) or not links:
+        return bool(links)
     waiting = [asyncio.create_task(link.connected.wait()) for link in links]
     try:
         await asyncio.wait(waiting, timeout=CONNECT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in waiting:
             task.cancel()
-    return [link for link in links if _is_ready(link)]
+    return any(Nodes.is_ready(link) for link in links)
 
 
 def _none_ready(links: list[Link]) -> Unavailable:

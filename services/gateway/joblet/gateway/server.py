@@ -22,10 +22,12 @@ from joblet.gateway.jobs import Jobs
 from joblet.gateway.launch import Launches
 from joblet.gateway.metrics import JobsByState, Metrics
 from joblet.gateway.nodes import Nodes
+from joblet.gateway.queue import Queue
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store.database import Database, unavailable
 from joblet.gateway.streams import Logs
 from joblet.gateway.unimplemented import MISSING
+from joblet.gateway.vault import Vault
 
 GRACE_SECONDS = 2.0  # what calls in flight get at the end; followers come back to the next gateway by offset
 
@@ -57,16 +59,19 @@ class Gateway:
         counters = Metrics(registry)
         registry.register(JobsByState(lambda: _count_states(database)))
         self.changes = changes = Changes()
-        self.launches = Launches(database, changes, counters)
+        vault = Vault(config.gateway.secrets_key or database.directory / "secrets.key")
+        self.launches = Launches(database, vault, changes, counters)
         follower = Follower(database, changes, self.launches, counters)
         self.nodes = Nodes(database, changes, config.gateway, config.grpc, follower.follow)
-        self.jobs = Jobs(config, database, self.nodes, self.launches, changes, counters)
+        self.queue = Queue(config.joblet, database, self.nodes, self.launches, changes, counters)
+        self.jobs = Jobs(config, database, self.nodes, self.queue, self.launches, vault, changes, counters)
         self.logs = Logs(self.jobs, self.nodes, changes, counters, config.gateway.reader_timeout_seconds)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. Raises StartError when it cannot start."""
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(self.launches.run()), tasks.create_task(self.nodes.run())]
+            parts = (self.launches.run, self.nodes.run, self.queue.run)
+            background = [tasks.create_task(run()) for run in parts]
             server = self._rpc_server()
             self.port = await server.start()
             host, _ = split_address(self._config.gateway.listen)

@@ -7,7 +7,6 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -199,23 +198,6 @@ def test_one_request_id_is_one_job(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_no_more_than_max_concurrent_jobs(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with world(tmp_path, max_concurrent_jobs=3) as it:
-            it.node.script = run_forever
-            client = await it.client()
-            results = await asyncio.gather(*(client.RunJob(run_request()) for _ in range(10)), return_exceptions=True)
-            started = [result for result in results if isinstance(result, job_pb2.RunJobRes)]
-            refused = [result for result in results if isinstance(result, grpc.aio.AioRpcError)]
-            assert (len(started), len(refused)) == (3, 7)
-            assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-            assert refused[0].details() == "job creation failed: node node-1 has maxConcurrentJobs (3) jobs"
-            await client.StopJob(job_pb2.StopJobReq(uuid=started[0].job.uuid))
-            await client.RunJob(run_request())
-
-    asyncio.run(scenario())
-
-
 def test_stopping(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with world(tmp_path) as it:
@@ -335,7 +317,7 @@ def test_listing_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             ids = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(450)]
             for job_id in reversed(ids):
                 values = job_values(job_id, state=JobState.COMPLETED, args=("x" * 50,))
-                await it.gateway.database.write(job_queries.insert_job, values, [], 1000)
+                await it.gateway.database.write(job_queries.insert_job, values, [])
             for size in (0, 7, 450, 1000):
                 listed: list[str] = []
                 token = ""
@@ -362,7 +344,7 @@ def test_prefixes(tmp_path: Path) -> None:
             ids = ["abcd0000-0000-4000-8000-000000000000", "abcd1111-0000-4000-8000-000000000000"]
             for job_id in ids:
                 values = job_values(job_id, state=JobState.COMPLETED)
-                await it.gateway.database.write(job_queries.insert_job, values, [], 1000)
+                await it.gateway.database.write(job_queries.insert_job, values, [])
             ambiguous = ("INVALID_ARGUMENT", f"job id abcd is ambiguous: {ids[0]}, {ids[1]}")
             assert await failure(client.GetJobStatus(job_pb2.GetJobStatusReq(uuid="abcd"))) == ambiguous
             assert await failure(client.StopJob(job_pb2.StopJobReq(uuid="abcd"))) == ambiguous
@@ -390,7 +372,7 @@ def test_secrets_reach_the_executor_and_nothing_else(tmp_path: Path) -> None:
             for message in (answer.job, job, listed.jobs[0]):
                 assert dict(message.secret_environment) == {"TOKEN": "***"}
                 assert dict(message.environment) == {"A": "b"}
-            assert it.gateway.launches._secrets == {}
+            assert await it.gateway.database.read(job_queries.sealed_of, job.uuid) == b""
 
     asyncio.run(scenario())
     files = [path for path in tmp_path.rglob("gateway.db*") if path.is_file()]

@@ -1,14 +1,15 @@
 """From a request to what is stored and what the executor gets: defaults applied, nothing decided twice.
 
-`prepare` turns a RunJobReq into a Submission (0 or unset = the configured default), `fit` compares it with a node,
-`new_job` makes the row, `executor_spec` turns a stored job into the executor's JobSpec, for the first attempt and for
-every later one. Memory is in MB (2^20 bytes) as in the public API until it reaches the executor, which counts bytes.
+`prepare` turns a RunJobReq into a Submission (0 or unset = the configured default), `check_fit` compares it with what
+a node has, `new_job` makes the row, `executor_spec` turns a stored job into the executor's JobSpec, for the first
+attempt and for every later one. Memory is in MB (2^20 bytes) as in the public API until it reaches the executor, which
+counts bytes.
 """
 
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from joblet.api import job_pb2
@@ -18,6 +19,7 @@ from joblet.common.errors import InvalidArgument
 from joblet.common.states import JobState
 from joblet.common.units import MIB, parse_cpu_list
 from joblet.gateway import validation
+from joblet.gateway.placement import Capacity, Needs
 from joblet.gateway.store.model import Job, Node, Upload
 
 WORK_DIR = "/work"
@@ -48,6 +50,8 @@ class Submission:
     timeout_seconds: int
     labels: Mapping[str, str]
     node_id: str
+    priority: int
+    due_ns: int  # 0: at once
 
 
 def prepare(request: job_pb2.RunJobReq, defaults: JobletConfig) -> Submission:
@@ -73,6 +77,8 @@ def prepare(request: job_pb2.RunJobReq, defaults: JobletConfig) -> Submission:
         timeout_seconds=timeout_seconds(request.timeoutSeconds, defaults.job_timeout_seconds),
         labels=dict(request.labels),
         node_id=request.nodeId,
+        priority=request.priority,
+        due_ns=0,
     )
 
 
@@ -99,46 +105,42 @@ def digest(request: job_pb2.RunJobReq) -> str:
     return hashlib.sha256(body.SerializeToString(deterministic=True)).hexdigest()
 
 
-def fit(submission: Submission, node: Node) -> Submission:
-    """The submission for this node: a configured default of 0 (no limit) becomes all that the node has.
+def needs(submission: Submission) -> Needs:
+    """What the job takes of its node's capacity. A configured default of 0 is no limit and takes nothing."""
+    return Needs(submission.cpu_percent, submission.memory_mb)
 
-    Raises InvalidArgument when no amount of waiting would make room for the job there.
-    """
-    memory_mb, cpu_percent = node.memory_bytes // MIB, node.cpu_cores * 100
-    for field, (fits, has) in _fits(submission, node).items():
+
+def check_fit(submission: Submission, node: Node, offered: Capacity) -> None:
+    """Raises InvalidArgument when no amount of waiting would make room for the job on this node."""
+    for field, (fits, has) in _fits(submission, node, offered.largest).items():
         if not fits:
             raise InvalidArgument(
                 f"job creation failed: {field} exceeds system limits", field=field, hint=f"this node has {has}"
             )
-    if submission.memory_mb and submission.cpu_percent:
-        return submission
-    return replace(
-        submission, memory_mb=submission.memory_mb or memory_mb, cpu_percent=submission.cpu_percent or cpu_percent
-    )
 
 
-def _fits(submission: Submission, node: Node) -> Mapping[str, tuple[bool, str]]:
+def _fits(submission: Submission, node: Node, largest: Needs) -> Mapping[str, tuple[bool, str]]:
     """By field: whether the node has as much as asked for, and how much it has. What its heartbeat does not say is left
     for the node to refuse."""
-    memory_mb, cpu_percent = node.memory_bytes // MIB, node.cpu_cores * 100
     cores = frozenset(parse_cpu_list(submission.cpu_cores) if submission.cpu_cores and node.cores else ())
     processes = node.max_processes or submission.max_processes
     return {
-        "maxMemory": (submission.memory_mb <= memory_mb, f"{memory_mb} MB"),
-        "maxCPU": (submission.cpu_percent <= cpu_percent, f"{cpu_percent}, 100 for each core"),
+        "maxMemory": (submission.memory_mb <= largest.memory_mb, f"{largest.memory_mb} MB"),
+        "maxCPU": (submission.cpu_percent <= largest.cpu_percent, f"{largest.cpu_percent}, 100 for each core"),
         "cpuCores": (not cores or cores.issubset(parse_cpu_list(node.cores)), f"the cores {node.cores}"),
         "maxProcesses": (submission.max_processes <= processes, f"at most {processes} processes"),
     }
 
 
-def new_job(submission: Submission, node_id: str, job_id: str, now_ns: int) -> dict[str, Any]:
-    """The columns of a new row but for its sequence number."""
+def new_job(submission: Submission, job_id: str, now_ns: int) -> dict[str, Any]:
+    """The columns of a new row but for its sequence number; the job has no node yet."""
+    taken = needs(submission)
     return {
         "id": job_id,
         "request_id": submission.request_id,
         "request_digest": submission.request_digest,
-        "node_id": node_id,
-        "state": JobState.INITIALIZING,
+        "node_id": "",
+        "state": JobState.PENDING,
         "acknowledged": False,
         "reason": "",
         "message": "",
@@ -166,6 +168,12 @@ def new_job(submission: Submission, node_id: str, job_id: str, now_ns: int) -> d
         "not_isolated": (),
         "usage": None,
         "attestation": None,
+        "wanted_node": submission.node_id,
+        "rank": -submission.priority,
+        "queued_ns": now_ns,
+        "due_ns": submission.due_ns,
+        "need_cpu_percent": taken.cpu_percent,
+        "need_memory_mb": taken.memory_mb,
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 from joblet.api import job_pb2
 from joblet.common.config import JobletConfig
 from joblet.common.errors import InvalidArgument
-from joblet.gateway import spec
+from joblet.gateway import placement, spec
 from joblet.gateway.store.model import Job, Node, NodeState, Upload
 
 MIB = 1 << 20
@@ -54,31 +54,37 @@ def test_a_timeout_cannot_exceed_the_configured_one() -> None:
 
 
 def test_no_node_is_large_enough() -> None:
-    assert spec.fit(submission(maxMemory=1024, maxCPU=200), NODE) == submission(maxMemory=1024, maxCPU=200)
+    offered = placement.capacity(NODE, JobletConfig())
+    spec.check_fit(submission(maxMemory=1024, maxCPU=200), NODE, offered)
     with pytest.raises(InvalidArgument, match="^job creation failed: maxMemory exceeds system limits$"):
-        spec.fit(submission(maxMemory=1025), NODE)
+        spec.check_fit(submission(maxMemory=1025), NODE, offered)
     with pytest.raises(InvalidArgument, match="^job creation failed: maxCPU exceeds system limits$"):
-        spec.fit(submission(maxCPU=201), NODE)
+        spec.check_fit(submission(maxCPU=201), NODE, offered)
 
 
 def test_no_node_has_such_cores_or_so_many_processes() -> None:
-    fitting = submission(cpuCores="4", maxProcesses=4096)
-    assert spec.fit(fitting, NODE) == fitting
+    offered = placement.capacity(NODE, JobletConfig())
+    spec.check_fit(submission(cpuCores="4", maxProcesses=4096), NODE, offered)
     with pytest.raises(InvalidArgument, match="^job creation failed: cpuCores exceeds system limits$") as refused:
-        spec.fit(submission(cpuCores="0-1"), NODE)
+        spec.check_fit(submission(cpuCores="0-1"), NODE, offered)
     assert (refused.value.field, refused.value.hint) == ("cpuCores", "this node has the cores 0,4")
     with pytest.raises(InvalidArgument, match="^job creation failed: maxProcesses exceeds system limits$"):
-        spec.fit(submission(maxProcesses=4097), NODE)
+        spec.check_fit(submission(maxProcesses=4097), NODE, offered)
 
 
 def test_what_a_heartbeat_does_not_say_is_for_the_node_to_refuse() -> None:
     asking = submission(cpuCores="900", maxProcesses=1 << 20)
-    assert spec.fit(asking, replace(NODE, cores="", max_processes=0)) == asking
+    spec.check_fit(asking, replace(NODE, cores="", max_processes=0), placement.capacity(NODE, JobletConfig()))
 
 
-def test_no_default_limit_is_all_of_the_node() -> None:
-    whole = spec.fit(submission(JobletConfig(default_cpu_limit=0, default_memory_limit=0)), NODE)
-    assert (whole.cpu_percent, whole.memory_mb) == (200, 1024)
+def test_a_node_that_gives_away_less_than_it_has() -> None:
+    offered = placement.capacity(NODE, JobletConfig(memory_overcommit=0.5, cpu_overcommit=0.5))
+    spec.check_fit(submission(maxMemory=512, maxCPU=100), NODE, offered)
+    with pytest.raises(InvalidArgument, match="maxMemory") as caught:
+        spec.check_fit(submission(maxMemory=513), NODE, offered)
+    assert caught.value.hint == "this node has 512 MB"
+    with pytest.raises(InvalidArgument, match="maxCPU"):
+        spec.check_fit(submission(maxCPU=101), NODE, offered)
 
 
 def test_uploads_get_modes_and_sizes_and_keep_their_content_apart() -> None:
@@ -109,7 +115,7 @@ def test_digests_tell_requests_apart_but_not_by_secrets() -> None:
 
 
 def test_rows_have_names_of_secrets_only() -> None:
-    row = spec.new_job(submission(secretEnvironment={"TOKEN": "hunter2"}), "n", "id", 5)
+    row = spec.new_job(submission(secretEnvironment={"TOKEN": "hunter2"}), "id", 5)
     assert row["secret_names"] == ("TOKEN",)
     assert "hunter2" not in repr(row)
 
@@ -119,7 +125,7 @@ def test_the_executor_gets_bytes_secrets_and_contents() -> None:
         args=["a"], secretEnvironment={"TOKEN": "s"}, uploads=[job_pb2.FileUpload(path="a", content=b"abc")],
         requestId="r",
     )  # fmt: skip
-    job = Job(sequence=1, **spec.new_job(given, "n", "the-id", 5))
+    job = Job(sequence=1, **spec.new_job(given, "the-id", 5))
     message = spec.executor_spec(job, given.secrets, given.contents)
     assert (message.job_id, message.command, list(message.args)) == ("the-id", "true", ["a"])
     assert (message.cpu_percent, message.memory_bytes, message.max_processes) == (100, 512 * MIB, 1024)

@@ -72,6 +72,8 @@ class _Copy:
         self._had_ended = False  # before the log was asked for
 
     async def run(self) -> None:
+        if not await self._placed():
+            return
         self._logs.nodes.link(self._job.node_id)  # one that is not registered is not waited for
         pause, longest = RETRY_SECONDS
         while True:
@@ -92,6 +94,20 @@ class _Copy:
                 self._give_up_after_a_while()
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)
+
+    async def _placed(self) -> bool:
+        """Waits until the job is on a node. False when there is nothing to read: it was canceled before that, or is not
+        to be followed."""
+        if self._job.node_id:
+            return True
+        with self._logs.changes.watch(self._job.id) as changed:
+            self._job = await self._logs.jobs.find(self._job.id)
+            follows = logoptions.lasts_to_the_end(self._request)
+            while follows and not (self._job.node_id or self._job.ended):
+                await changed.wait()
+                changed.clear()
+                self._job = await self._logs.jobs.find(self._job.id)
+        return bool(self._job.node_id)
 
     async def _worth_asking_again(self) -> bool:
         """After NOT_FOUND: waits a moment while the log may still come; False when there never will be output.

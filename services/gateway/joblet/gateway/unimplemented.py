@@ -12,7 +12,6 @@ MISSING: Mapping[str, Mapping[str, str]] = {
         "ListWorkflows": "listing workflows (ListWorkflows)",
         "GetWorkflowJobs": "listing the jobs of a workflow (GetWorkflowJobs)",
         "StopWorkflow": "stopping workflows (StopWorkflow)",
-        "CancelJob": "canceling scheduled and pending jobs (CancelJob)",
         "DeleteJob": "deleting jobs (DeleteJob)",
         "DeleteAllJobs": "deleting jobs (DeleteAllJobs)",
         "Upload": "streaming uploads (Upload)",

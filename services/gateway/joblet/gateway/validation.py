@@ -23,6 +23,7 @@ MAX_NAME_BYTES: Final = 255
 MAX_LABELS: Final = 64
 MAX_REQUEST_ID_BYTES: Final = 128
 MAX_UPLOADS: Final = 4096
+MAX_PRIORITY: Final = 1000
 INT32_MAX: Final = 2**31 - 1
 
 NETWORKS: Final = frozenset({"host", "none"})
@@ -32,7 +33,7 @@ NETWORKS: Final = frozenset({"host", "none"})
 SUPPORTED: Final = frozenset(
     {
         "command", "args", "maxCPU", "maxMemory", "maxIOBPS", "cpuCores", "name", "environment", "secretEnvironment",
-        "network", "workDir", "uploads", "timeoutSeconds", "requestId", "labels", "nodeId", "maxProcesses",
+        "network", "workDir", "uploads", "timeoutSeconds", "requestId", "labels", "nodeId", "maxProcesses", "priority",
     }
 )  # fmt: skip
 LATER: Final[Mapping[str, str]] = {
@@ -41,7 +42,6 @@ LATER: Final[Mapping[str, str]] = {
     "gpuCount": "GPUs",
     "gpuMemoryMB": "GPUs",
     "schedule": "scheduled jobs",
-    "priority": "priorities",
     "retry": "retries",
     "outputs": "kept outputs",
     "nodeSelector": "placement by labels",
@@ -66,6 +66,7 @@ def check_run_job(request: job_pb2.RunJobReq) -> None:
         raise InvalidArgument(f"{both[0]} is set in environment and in secretEnvironment", field="secretEnvironment")
     _check_arguments(request)
     _check_names(request)
+    _check_priority(request.priority)
     _check_work_dir(request.workDir)
     _check_network(request.network)
     _check_uploads(request.uploads)
@@ -166,6 +167,15 @@ def _check_word(text: str, field: str) -> None:
         raise InvalidArgument(f"invalid {field}: {_quoted(text)} contains control characters", field=field)
     if len(text.encode()) > MAX_NAME_BYTES:
         raise InvalidArgument(f"invalid {field}: longer than {MAX_NAME_BYTES} bytes", field=field)
+
+
+def _check_priority(priority: int) -> None:
+    if abs(priority) > MAX_PRIORITY:
+        raise InvalidArgument(
+            f"invalid priority: expected a number from -{MAX_PRIORITY} to {MAX_PRIORITY}, got {priority}",
+            field="priority",
+            hint="of the jobs that wait for room, those with a higher one go first",
+        )
 
 
 def _check_work_dir(path: str) -> None:

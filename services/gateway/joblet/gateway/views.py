@@ -7,6 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from joblet.api import job_pb2
 from joblet.common.states import JobState
 from joblet.common.units import NS_PER_SECOND, rfc3339
+from joblet.gateway.placement import Line, Why
 from joblet.gateway.store.model import Attestation, Job, Usage
 
 MASK = "***"
@@ -40,6 +41,8 @@ def status(job: Job) -> job_pb2.GetJobStatusRes:
         labels=job.labels,
         maxProcesses=job.max_processes,
         notIsolated=job.not_isolated,
+        priority=job.priority,
+        scheduledTime=rfc3339(job.due_ns),
     )
     for upload in job.uploads:
         message.uploads.add(path=upload.path, mode=upload.mode, size=upload.size, isDirectory=upload.is_directory)
@@ -48,6 +51,12 @@ def status(job: Job) -> job_pb2.GetJobStatusRes:
     if job.attestation is not None:
         message.attestation.CopyFrom(attestation(job.attestation))
     return message
+
+
+def add_waiting(message: job_pb2.GetJobStatusRes, why: Why, line: Line) -> None:
+    """To the status of a job that waits for room."""
+    message.reason, message.message = why.reason.value, why.message
+    message.queuePosition, message.queueLength = line.place, line.length
 
 
 def listed(job: Job) -> job_pb2.Job:
@@ -71,6 +80,8 @@ def listed(job: Job) -> job_pb2.Job:
         reason=job.reason,
         message=job.message,
         labels=job.labels,
+        priority=job.priority,
+        scheduledTime=rfc3339(job.due_ns),
     )
 
 
@@ -93,6 +104,14 @@ def restated(
     job.endTime = rfc3339(ended_ns)
     if started_ns:
         job.startTime = rfc3339(started_ns)
+    return page.SerializeToString()
+
+
+def placed(old: bytes, state: JobState, node_id: str, *, cpu_percent: int, memory_mb: int) -> bytes:
+    """An entry of a job that has been given to a node, or taken back from it (`node_id` "")."""
+    page = job_pb2.Jobs.FromString(old)
+    job = page.jobs[0]
+    job.status, job.nodeId, job.maxCPU, job.maxMemory = state.value, node_id, cpu_percent, memory_mb
     return page.SerializeToString()
 
 

@@ -47,6 +47,10 @@ class Database:
         self._writer = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._reader = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
+    @property
+    def directory(self) -> Path:
+        return self._path.parent
+
     async def read(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Sees everything that was written before."""
         try:

@@ -7,16 +7,20 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from joblet.common.errors import ConfigError, Unavailable
 from joblet.common.states import JobState
 from joblet.gateway.store import jobs as queries
+from joblet.gateway.store import migrations, queue
 from joblet.gateway.store.database import Database
 from joblet.gateway.store.schema import metadata
 from joblet.gateway.store.statement import Statement
@@ -31,10 +35,10 @@ from joblet.gateway.store.database import Database
 from joblet.gateway.store.testing import job_values
 
 database = Database(sys.argv[1])
-asyncio.run(database.write(queries.insert_job, job_values("committed"), [b"content"], 100))
+asyncio.run(database.write(queries.insert_job, job_values("committed"), [b"content"]))
 
 def half(connection):
-    queries.insert_job(connection, job_values("half"), [b"content"], 100)
+    queries.insert_job(connection, job_values("half"), [b"content"])
     for number in range(5000):  # more than SQLite's page cache holds: parts of it are in the files by now
         queries._INSERT_PAYLOAD.run(connection, {"job_id": "half", "number": number + 1, "content": bytes(4096)})
     print("in the middle", flush=True)
@@ -61,29 +65,39 @@ def test_migrations_make_the_schema(url: str, database: Database) -> None:
         assert compare_metadata(context, metadata) == []
 
 
-def test_listings_are_made_for_the_jobs_there_are(url: str, database: Database) -> None:
-    asyncio.run(
-        database.write(
-            queries.insert_job,
-            job_values(
-                "a", args=("x",), environment={"A": "1"}, secret_names=("T",), labels={"k": "v"}, ended_ns=10**9
-            ),
-            [],
-            100,
-        )
-    )
-    with database.engine.begin() as connection:
-        for table, column in (("jobs", "listing"), ("nodes", "cores"), ("nodes", "max_processes")):
-            connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+def test_listings_and_needs_are_made_for_the_jobs_there_are(url: str) -> None:
+    old = job_values(
+        "a", args='["x"]', environment='{"A":"1"}', secret_names='["T"]', labels='{"k":"v"}', uploads="[]",
+        not_isolated="[]", state="COMPLETED", submitted_ns=7, ended_ns=10**9,
+    )  # fmt: skip
+    with _at_revision(url, "0001") as connection:
+        first = [row[1] for row in connection.exec_driver_sql("PRAGMA table_info(jobs)") if row[1] != "sequence"]
+        marks = ", ".join("?" * len(first))
+        values = tuple(old[name] for name in first)
+        connection.exec_driver_sql(f"INSERT INTO jobs ({', '.join(first)}) VALUES ({marks})", values)
     with Database(url) as upgraded:
         asyncio.run(upgraded.read(check_listings))
-        assert len(asyncio.run(upgraded.read(queries.listings, 0, 10))) == 1
+        (job,) = asyncio.run(upgraded.read(queries.page, 0, 10))
+        assert (job.need_cpu_percent, job.need_memory_mb, job.queued_ns, job.wanted_node) == (100, 512, 7, "")
+
+
+@contextmanager
+def _at_revision(url: str, revision: str) -> Iterator[Connection]:
+    """A database as an earlier version left it."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations.FOLDER))
+    Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True)
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        yield connection
+    engine.dispose()
 
 
 def test_opening_again_changes_nothing(url: str) -> None:
     with Database(url) as first:
-        asyncio.run(first.write(queries.insert_job, job_values("a"), [], 100))
+        asyncio.run(first.write(queries.insert_job, job_values("a"), []))
     with Database(url) as second:
         assert [job.id for job in asyncio.run(second.read(queries.page, 0, 10))] == ["a"]
 
@@ -118,11 +132,14 @@ def test_only_the_owner_can_read_it(tmp_path: Path, database: Database) -> None:
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
+        (queue._LOAD, "COVERING INDEX jobs_active"),
+        (queue._FIRST, "INDEX jobs_waiting (wanted_node=?)"),
+        (queue._ANY, "COVERING INDEX jobs_state (state=?)"),
+        (queue._PLACE, "COVERING INDEX jobs_state (state=?)"),
+        (queue._LENGTH, "COVERING INDEX jobs_state (state=?)"),
         (queries._BY_ID, "sqlite_autoindex_jobs_1"),
         (queries._BY_PREFIX, "sqlite_autoindex_jobs_1"),
         (queries._BY_REQUEST, "sqlite_autoindex_jobs_2"),
-        (queries._ACTIVE_COUNT, "COVERING INDEX jobs_active"),
-        (queries._ACTIVE_COUNTS, "USING INDEX jobs_state (state=?)"),
         (queries._ACTIVE_OF, "INDEX jobs_active"),
         (queries._STATE_COUNTS, "COVERING INDEX jobs_state"),
         (queries._AFTER, "INTEGER PRIMARY KEY"),
@@ -153,12 +170,12 @@ def test_kill_in_the_middle_of_a_transaction(url: str) -> None:
         assert [job.id for job in asyncio.run(database.read(queries.page, 0, 10))] == ["committed"]
         assert asyncio.run(database.read(queries.contents_of, "committed")) == [b"content"]
         assert asyncio.run(database.read(queries.contents_of, "half")) == []
-        asyncio.run(database.write(queries.insert_job, job_values("half"), [], 100))
+        asyncio.run(database.write(queries.insert_job, job_values("half"), []))
 
 
 def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
     def half(connection: object) -> None:
-        queries.insert_job(connection, job_values("half"), [b"x"], 100)  # type: ignore[arg-type]
+        queries.insert_job(connection, job_values("half"), [b"x"])  # type: ignore[arg-type]
         raise RuntimeError("no further")
 
     with pytest.raises(RuntimeError, match="no further"):
@@ -175,8 +192,8 @@ def test_another_writer_that_does_not_let_go(url: str, database: Database) -> No
     with other.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable, match="^the gateway's store failed: database is locked$"):
-            asyncio.run(database.write(queries.insert_job, job_values("a", command="secret"), [], 100))
+            asyncio.run(database.write(queries.insert_job, job_values("a", command="secret"), []))
         assert asyncio.run(database.read(queries.state_counts)) == {}
     other.dispose()
-    asyncio.run(database.write(queries.insert_job, job_values("a"), [], 100))
+    asyncio.run(database.write(queries.insert_job, job_values("a"), []))
     assert asyncio.run(database.read(queries.state_counts)) == {JobState.INITIALIZING: 1}

@@ -39,7 +39,7 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
 
 
 def insert(connection: Connection, job_id: str, **values: Any) -> None:
-    job_queries.insert_job(connection, job_values(job_id, **values), [], 10_000)
+    job_queries.insert_job(connection, job_values(job_id, **values), [])
 
 
 def job(connection: Connection, job_id: str) -> Job:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from joblet.common.errors import JobNotFound, ResourceExhausted
+from joblet.common.errors import JobNotFound
 from joblet.common.ids import MIN_PREFIX_LENGTH, is_job_id, is_prefix
 from joblet.common.states import TERMINAL, JobState, Reason, check_transition
 from joblet.gateway import views
@@ -19,6 +19,7 @@ from joblet.gateway.store.schema import ACTIVE_STATES, jobs, payloads
 from joblet.gateway.store.statement import Statement
 
 MAX_CANDIDATES = 10
+SEALED = -1  # the number of the payload that has the secrets
 
 # Written out, not as parameters: SQLite uses a partial index only when it can see that the condition is the index's.
 ACTIVE = text("state IN (" + ", ".join(f"'{state.value}'" for state in ACTIVE_STATES) + ")")
@@ -38,8 +39,6 @@ _LISTINGS_AFTER = Statement(
     .order_by(jobs.c.sequence)
     .limit(bindparam("count"))
 )
-_ACTIVE_COUNT = Statement(select(func.count()).select_from(jobs).where(jobs.c.node_id == bindparam("node"), ACTIVE))
-_ACTIVE_COUNTS = Statement(select(jobs.c.node_id, func.count()).where(ACTIVE).group_by(jobs.c.node_id))
 _ACTIVE_OF = Statement(_JOB.where(jobs.c.node_id == bindparam("node"), ACTIVE).order_by(jobs.c.sequence))
 _STATE_COUNTS = Statement(select(jobs.c.state, func.count()).group_by(jobs.c.state))
 _STATE = Statement(select(jobs.c.state, jobs.c.listing).where(jobs.c.id == bindparam("job_id")))
@@ -48,7 +47,12 @@ _INSERT = Statement(
 )
 _INSERT_PAYLOAD = Statement(insert(payloads), [column.name for column in payloads.columns])
 _PAYLOADS = Statement(
-    select(payloads.c.content).where(payloads.c.job_id == bindparam("job")).order_by(payloads.c.number)
+    select(payloads.c.content)
+    .where(payloads.c.job_id == bindparam("job"), payloads.c.number > SEALED)
+    .order_by(payloads.c.number)
+)
+_SEALED = Statement(
+    select(payloads.c.content).where(payloads.c.job_id == bindparam("job"), payloads.c.number == SEALED)
 )
 _DROP_PAYLOADS = Statement(delete(payloads).where(payloads.c.job_id == bindparam("job")))
 _ACKNOWLEDGE = Statement(
@@ -117,17 +121,11 @@ def by_request(connection: Connection, request_id: str) -> Job | None:
     return None if row is None else Job(*row)
 
 
-def insert_job(connection: Connection, values: Mapping[str, Any], contents: Sequence[bytes], maximum: int) -> Job:
-    """Stores a new job. Raises RequestTaken when its request id is known: the unique index decides that in this very
-    transaction, not a question before it; ResourceExhausted when its node has `maximum` jobs already."""
-    node_id = values["node_id"]
-    if _ACTIVE_COUNT.rows(connection, {"node": node_id})[0][0] >= maximum:
-        if values["request_id"] and by_request(connection, values["request_id"]):
-            raise RequestTaken
-        raise ResourceExhausted(
-            f"job creation failed: node {node_id} has maxConcurrentJobs ({maximum}) jobs",
-            hint="wait for one of them to end",
-        )
+def insert_job(
+    connection: Connection, values: Mapping[str, Any], contents: Sequence[bytes], sealed: bytes = b""
+) -> Job:
+    """Stores a new job, with its secrets if there are any. Raises RequestTaken when its request id is known: the unique
+    index decides that in this very transaction, not a question before it."""
     listing = views.entry(Job(sequence=0, **values))
     try:
         ((sequence,),) = _INSERT.rows(connection, {**values, "listing": listing})
@@ -135,6 +133,8 @@ def insert_job(connection: Connection, values: Mapping[str, Any], contents: Sequ
         raise RequestTaken from error
     for number, content in enumerate(contents):
         _INSERT_PAYLOAD.run(connection, {"job_id": values["id"], "number": number, "content": content})
+    if sealed:
+        _INSERT_PAYLOAD.run(connection, {"job_id": values["id"], "number": SEALED, "content": sealed})
     return Job(sequence=sequence, **values)
 
 
@@ -146,11 +146,6 @@ def page(connection: Connection, after: int, count: int) -> list[Job]:
 def listings(connection: Connection, after: int, count: int) -> list[Any]:
     """As `page`, but of each job only its sequence number and its entry in the answer to ListJobs, bytes."""
     return _LISTINGS_AFTER.rows(connection, {"after": after, "count": count})
-
-
-def active_counts(connection: Connection) -> dict[str, int]:
-    """How many jobs each node has that are INITIALIZING or RUNNING; nodes without any are not in it."""
-    return dict(_ACTIVE_COUNTS.rows(connection, {}))
 
 
 def active_of(connection: Connection, node_id: str) -> list[Job]:
@@ -171,8 +166,19 @@ def contents_of(connection: Connection, job_id: str) -> list[bytes]:
     return [content for (content,) in _PAYLOADS.rows(connection, {"job": job_id})]
 
 
+def sealed_of(connection: Connection, job_id: str) -> bytes:
+    """The job's secrets, encrypted; nothing when it has none."""
+    row = _SEALED.first(connection, {"job": job_id})
+    return b"" if row is None else row[0]
+
+
+def listing_of(connection: Connection, job_id: str) -> bytes:
+    listing: bytes = _STATE.first(connection, {"job_id": job_id})[1]
+    return listing
+
+
 def acknowledge(connection: Connection, ids: Iterable[str]) -> None:
-    """The node has these jobs: their small uploads need not be kept any longer."""
+    """The node has these jobs: their small uploads and secrets need not be kept any longer."""
     for job_id in ids:
         _ACKNOWLEDGE.run(connection, {"job": job_id})
         drop_contents(connection, job_id)

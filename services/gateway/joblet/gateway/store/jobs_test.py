@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from joblet.common.errors import JobNotFound, ResourceExhausted
+from joblet.common.errors import JobNotFound
 from joblet.common.states import IllegalTransition, JobState, Reason
 from joblet.gateway.store import jobs as queries
 from joblet.gateway.store.database import Database
@@ -28,8 +28,8 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
         check_listings(opened)
 
 
-def insert(connection: Connection, job_id: str, *contents: bytes, maximum: int = 100, **values: Any) -> Job:
-    return queries.insert_job(connection, job_values(job_id, **values), contents, maximum)
+def insert(connection: Connection, job_id: str, *contents: bytes, **values: Any) -> Job:
+    return queries.insert_job(connection, job_values(job_id, **values), contents)
 
 
 def test_columns_are_the_fields_of_the_models() -> None:
@@ -79,19 +79,6 @@ def test_request_ids_are_unique(connection: Connection) -> None:
     assert known.id == A
 
 
-def test_no_more_jobs_than_a_node_may_have(connection: Connection) -> None:
-    insert(connection, "a", maximum=2, state=JobState.RUNNING)
-    insert(connection, "b", maximum=2, request_id="r")
-    insert(connection, "c", maximum=2, node_id="other")
-    with pytest.raises(ResourceExhausted, match=r"^job creation failed: node n has maxConcurrentJobs \(2\) jobs$"):
-        insert(connection, "d", maximum=2)
-    with pytest.raises(queries.RequestTaken):
-        insert(connection, "d", maximum=2, request_id="r")
-    assert queries.active_counts(connection) == {"n": 2, "other": 1}
-    queries.end(connection, "a", JobState.FAILED, Reason.LAUNCH, "", 125, 5)
-    insert(connection, "d", maximum=2)
-
-
 def test_contents_are_kept_until_the_node_has_the_job(connection: Connection) -> None:
     insert(connection, "a", b"one", b"", b"three")
     insert(connection, "b", b"other")
@@ -131,7 +118,7 @@ def test_pages_are_in_order_of_submission(connection: Connection) -> None:
 
 def test_many_ids_at_once(connection: Connection) -> None:
     for number in range(1203):
-        insert(connection, f"j{number}", maximum=10_000)
+        insert(connection, f"j{number}")
     ids = [f"j{number}" for number in range(1203)]
     assert set(queries.by_ids(connection, ids)) == set(ids)
     queries.acknowledge(connection, ids)

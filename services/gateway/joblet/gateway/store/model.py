@@ -82,6 +82,16 @@ class Job:
     not_isolated: tuple[str, ...]
     usage: Usage | None
     attestation: Attestation | None
+    wanted_node: str  # the only node it may run on, "" for any
+    rank: int  # of those that wait, the smallest goes first: the priority, negated
+    queued_ns: int  # since when it waits or has waited for room
+    due_ns: int  # not before
+    need_cpu_percent: int  # what it takes of its node's capacity; 0 for a limit that nobody has set
+    need_memory_mb: int
+
+    @property
+    def priority(self) -> int:
+        return -self.rank
 
     @property
     def ended(self) -> bool:

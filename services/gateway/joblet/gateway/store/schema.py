@@ -1,9 +1,12 @@
 """The tables, for SQLite and PostgreSQL alike. Changes to them are migrations: a test compares both.
 
-Composite values are JSON. `jobs_active` keeps the two questions of every RunJob small: how many jobs a node has, and
-which of them it should know. `listing` is a job's entry in the answer to ListJobs, as it goes over the wire
-(`joblet.gateway.views.entry`): whatever changes what it shows changes it in the same statement. Ids are compared
-bytewise, so that a prefix is a range of the primary index.
+Composite values are JSON. `jobs_active` keeps the two questions of every RunJob small: what the jobs of a node take of
+it, and which of them it should know. `jobs_waiting` is the queue: for each node that jobs may be bound to (and for "",
+any node) those that wait, in their order; `jobs_due` is the schedule.
+
+`listing` is a job's entry in the answer to ListJobs, as it goes over the wire (`joblet.gateway.views.entry`): whatever
+changes what it shows changes it in the same statement. Ids are compared bytewise, so that a prefix is a range of the
+primary index.
 """
 
 import json
@@ -193,15 +196,31 @@ jobs = Table(
     Column("not_isolated", Texts, nullable=False),
     Column("usage", UsageJson),
     Column("attestation", AttestationJson),
+    Column("wanted_node", Text, nullable=False, server_default=text("''")),
+    Column("rank", Integer, nullable=False, server_default=text("0")),
+    Column("queued_ns", BigInteger, nullable=False, server_default=text("0")),
+    Column("due_ns", BigInteger, nullable=False, server_default=text("0")),
+    Column("need_cpu_percent", Integer, nullable=False, server_default=text("0")),
+    Column("need_memory_mb", Integer, nullable=False, server_default=text("0")),
     Column("listing", LargeBinary, nullable=False, server_default=text("''")),
     sqlite_autoincrement=True,
 )
 _active = jobs.c.state.in_([state.value for state in ACTIVE_STATES])
-Index("jobs_active", jobs.c.node_id, jobs.c.state, sqlite_where=_active, postgresql_where=_active)
-Index("jobs_state", jobs.c.state)
+Index(
+    "jobs_active", jobs.c.node_id, jobs.c.state, jobs.c.need_cpu_percent, jobs.c.need_memory_mb,
+    sqlite_where=_active, postgresql_where=_active,
+)  # fmt: skip
+_waiting = jobs.c.state == JobState.PENDING.value
+Index(
+    "jobs_waiting", jobs.c.wanted_node, jobs.c.rank, jobs.c.queued_ns, jobs.c.sequence,
+    sqlite_where=_waiting, postgresql_where=_waiting,
+)  # fmt: skip
+_scheduled = jobs.c.state == JobState.SCHEDULED.value
+Index("jobs_due", jobs.c.due_ns, sqlite_where=_scheduled, postgresql_where=_scheduled)
+Index("jobs_state", jobs.c.state, jobs.c.queued_ns, jobs.c.rank)
 
 # The contents of small files that ride along in RunJob, until the node has taken the job: a gateway that is killed
-# before that can still hand the job over. Secrets are not here, see `joblet.gateway.launch`.
+# before that can still hand the job over. Number -1 has the secrets, encrypted (`joblet.gateway.vault`).
 payloads = Table(
     "payloads",
     metadata,

@@ -17,7 +17,8 @@ DEFAULTS: dict[str, Any] = {
     "output_bytes": 0, "name": "", "command": "true", "args": (), "cpu_percent": 100, "cpu_cores": "",
     "memory_mb": 512, "io_bytes_per_second": 0, "max_processes": 1024, "environment": {}, "secret_names": (),
     "network": "host", "work_dir": "/work", "uploads": (), "timeout_seconds": 3600, "labels": {}, "not_isolated": (),
-    "usage": None, "attestation": None,
+    "usage": None, "attestation": None, "wanted_node": "", "rank": 0, "queued_ns": 1, "due_ns": 0,
+    "need_cpu_percent": 100, "need_memory_mb": 512,
 }  # fmt: skip
 
 

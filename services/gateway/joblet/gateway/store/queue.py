@@ -1,0 +1,192 @@
+"""Queries on jobs that wait: who is next for a node, who takes the place, what each of them is waiting behind.
+
+The queue is the rows of state PENDING and nothing else. Whoever places one does it in one transaction that reads what
+the node's jobs take of it and changes the row from PENDING to INITIALIZING; a row that is not PENDING any more is not
+placed a second time. No question here reads more than the next rows of an index, but for a job's place in line.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select, text, update
+
+from joblet.common.states import JobState, Reason, check_transition
+from joblet.gateway import placement, views
+from joblet.gateway.placement import Capacity, Line, Load, Needs, Room
+from joblet.gateway.store import jobs as job_queries
+from joblet.gateway.store.model import Job
+from joblet.gateway.store.schema import jobs
+from joblet.gateway.store.statement import Statement
+
+ANY_NODE = ""
+WAITING = frozenset({JobState.SCHEDULED, JobState.PENDING})
+EXIT_CODE_CANCELED = -1  # as of a job that was stopped
+
+# Written out for the same reason as `jobs.ACTIVE`.
+PENDING = text(f"state = '{JobState.PENDING.value}'")
+
+_LOAD = Statement(
+    select(
+        func.count(),
+        func.coalesce(func.sum(jobs.c.need_cpu_percent), 0),
+        func.coalesce(func.sum(jobs.c.need_memory_mb), 0),
+    ).where(jobs.c.node_id == bindparam("node"), job_queries.ACTIVE)
+)
+_FITTING = and_(jobs.c.need_cpu_percent <= bindparam("cpu"), jobs.c.need_memory_mb <= bindparam("memory"))
+_ORDER = (jobs.c.rank, jobs.c.queued_ns, jobs.c.sequence)
+_FIRST = Statement(
+    select(*_ORDER, jobs.c.id, jobs.c.need_cpu_percent, jobs.c.need_memory_mb)
+    .where(PENDING, jobs.c.wanted_node == bindparam("wanted"), _FITTING)
+    .order_by(*_ORDER)
+    .limit(1)
+)
+_ANY = Statement(select(literal(1)).select_from(jobs).where(PENDING).limit(1))
+_BEFORE = or_(
+    jobs.c.rank < bindparam("rank"),
+    and_(
+        jobs.c.rank == bindparam("rank"),
+        or_(
+            jobs.c.queued_ns < bindparam("queued"),
+            and_(jobs.c.queued_ns == bindparam("queued"), jobs.c.sequence < bindparam("sequence")),
+        ),
+    ),
+)
+_PLACE = Statement(select(func.count()).select_from(jobs).where(PENDING, _BEFORE))
+_LENGTH = Statement(select(func.count()).select_from(jobs).where(PENDING))
+_CLAIM = Statement(
+    update(jobs)
+    .where(jobs.c.id == bindparam("job"), PENDING)
+    .values(
+        state=JobState.INITIALIZING,
+        node_id=bindparam("new_node"),
+        cpu_percent=bindparam("new_cpu"),
+        memory_mb=bindparam("new_memory"),
+        listing=bindparam("new_listing"),
+    )
+)
+_GIVE_BACK = Statement(
+    update(jobs)
+    .where(jobs.c.id == bindparam("job"))
+    .values(state=JobState.PENDING, node_id="", acknowledged=False, listing=bindparam("new_listing"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A node that could take jobs; `full` and `connected` as in placement.Room."""
+
+    node_id: str
+    capacity: Capacity
+    full: bool = False
+    connected: bool = True
+
+
+def submit(connection: Connection, values: Mapping[str, Any], contents: Sequence[bytes], sealed: bytes,
+           places: Sequence[Place]) -> Job:  # fmt: skip
+    """Stores a new job: INITIALIZING on one of `places`, the nodes it could run on, or PENDING. Raises RequestTaken."""
+    needs = Needs(values["need_cpu_percent"], values["need_memory_mb"])
+    rooms = [_room(connection, place, values["rank"]) for place in places]
+    chosen = placement.choose(needs, rooms)
+    if chosen is not None:
+        largest = next(place.capacity.largest for place in places if place.node_id == chosen)
+        values = {**values, "state": JobState.INITIALIZING, "node_id": chosen, **_limits(values, largest)}
+    return job_queries.insert_job(connection, values, contents, sealed)
+
+
+def _limits(values: Mapping[str, Any], largest: Needs) -> dict[str, int]:
+    """No limit is: all that the node has."""
+    return {
+        "cpu_percent": values["cpu_percent"] or largest.cpu_percent,
+        "memory_mb": values["memory_mb"] or largest.memory_mb,
+    }
+
+
+def claim(connection: Connection, place: Place) -> Job | None:
+    """Gives the node its next job. None when nobody waits for it, or when it has no room for the one who is next."""
+    head = _head(connection, place)
+    if head is None:
+        return None
+    *_, job_id, cpu_percent, memory_mb = head
+    room = Room(place.node_id, place.capacity, load(connection, place.node_id), full=place.full)
+    if placement.shortage(Needs(cpu_percent, memory_mb), room) is not None:
+        return None
+    job = job_queries.find(connection, job_id)
+    check_transition(job.state, JobState.INITIALIZING)
+    limits = _limits({"cpu_percent": job.cpu_percent, "memory_mb": job.memory_mb}, place.capacity.largest)
+    old = job_queries.listing_of(connection, job_id)
+    listing = views.placed(old, JobState.INITIALIZING, place.node_id, **limits)
+    _CLAIM.run(
+        connection,
+        {
+            "job": job_id, "new_node": place.node_id, "new_cpu": limits["cpu_percent"],
+            "new_memory": limits["memory_mb"], "new_listing": listing,
+        },
+    )  # fmt: skip
+    return job_queries.find(connection, job_id)
+
+
+def give_back(connection: Connection, job_id: str) -> bool:
+    """Back to its place in line: its node has no room after all. False, and nothing is changed, when the job is not
+    INITIALIZING or is its node's only one: nobody would say then that there is room again."""
+    job = job_queries.find(connection, job_id)
+    if job.state is not JobState.INITIALIZING or load(connection, job.node_id).jobs < 2:
+        return False
+    check_transition(job.state, JobState.PENDING)
+    listing = views.placed(
+        job_queries.listing_of(connection, job_id), JobState.PENDING, "",
+        cpu_percent=job.cpu_percent, memory_mb=job.memory_mb,
+    )  # fmt: skip
+    _GIVE_BACK.run(connection, {"job": job_id, "new_listing": listing})
+    return True
+
+
+def cancel(connection: Connection, job_id: str, now_ns: int) -> bool:
+    """Takes a job out that has not been placed. False when it is on a node, or over: nothing is changed then."""
+    if job_queries.state_of(connection, job_id) not in WAITING:
+        return False
+    return job_queries.end(connection, job_id, JobState.CANCELED, Reason.CANCELED, "", EXIT_CODE_CANCELED, now_ns)
+
+
+def load(connection: Connection, node_id: str) -> Load:
+    return Load(*_LOAD.rows(connection, {"node": node_id})[0])
+
+
+def anybody(connection: Connection) -> bool:
+    """Whether there is a queue at all."""
+    return _ANY.first(connection, {}) is not None
+
+
+def length(connection: Connection) -> int:
+    count: int = _LENGTH.rows(connection, {})[0][0]
+    return count
+
+
+def line(connection: Connection, job: Job) -> Line:
+    """Of a job that is PENDING."""
+    before = _PLACE.rows(connection, {"rank": job.rank, "queued": job.queued_ns, "sequence": job.sequence})[0][0]
+    return Line(before + 1, length(connection))
+
+
+def rooms(connection: Connection, places: Sequence[Place]) -> list[Room]:
+    """The nodes as they are, whoever waits for them."""
+    return [_as_room(connection, place, taken=False) for place in places]
+
+
+def _room(connection: Connection, place: Place, rank: int) -> Room:
+    """The node as a new job of this rank finds it, which stands behind all others of its rank."""
+    head = _head(connection, place)
+    return _as_room(connection, place, taken=head is not None and head[0] <= rank)
+
+
+def _as_room(connection: Connection, place: Place, *, taken: bool) -> Room:
+    load_ = load(connection, place.node_id)
+    return Room(place.node_id, place.capacity, load_, taken=taken, full=place.full, connected=place.connected)
+
+
+def _head(connection: Connection, place: Place) -> Any:
+    """Of those who could ever run on the node, the first in line: rank, queued_ns, sequence, id and needs."""
+    largest = place.capacity.largest
+    fitting = {"cpu": largest.cpu_percent, "memory": largest.memory_mb}
+    heads = [_FIRST.first(connection, {"wanted": wanted, **fitting}) for wanted in (ANY_NODE, place.node_id)]
+    return min((tuple(head) for head in heads if head is not None), default=None)
