@@ -41,6 +41,8 @@ _OPTIONS = (
     ("grpc.enable_retries", 0),
 )
 
+EVERY_JOB = EmptyRequest()
+
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Received = TypeVar("Received", covariant=True)
@@ -194,12 +196,16 @@ def _call_of(error: grpc.RpcError) -> grpc.Call:
     return cast(grpc.Call, error)
 
 
-def list_jobs(client: Client) -> Iterator[Job]:
-    """All jobs, oldest first, fetched a page at a time."""
-    token = ""
-    while True:
-        page = client.call_repeatable(lambda stub: stub.ListJobs, EmptyRequest(pageToken=token))
+def list_jobs(client: Client, wanted: EmptyRequest = EVERY_JOB, limit: int | None = None) -> Iterator[Job]:
+    """The jobs that `wanted` describes, at most `limit` of them, fetched a page at a time."""
+    token, left = "", limit
+    while left is None or left > 0:
+        request = EmptyRequest()
+        request.CopyFrom(wanted)
+        request.pageToken, request.pageSize = token, left or 0
+        page = client.call_repeatable(lambda stub: stub.ListJobs, request)
         yield from page.jobs
         token = page.nextPageToken
         if not token:
             return
+        left = None if left is None else left - len(page.jobs)

@@ -13,12 +13,10 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from joblet.api.job_pb2 import GetJobStatusRes, Job
-from joblet.common.states import TERMINAL
 from joblet.common.units import MIB
 
 _HOST_NETWORK = "host"
 _NETWORK_NOTES = {_HOST_NETWORK: "host (shared with system)", "none": "none (loopback only)"}
-_TABLE = (("JOB ID", 40), ("JOB NAME", 20), ("STATUS", 12), ("EXIT CODE", 10), ("START TIME", 22), ("COMMAND", 0))
 
 
 def printable(text: str) -> str:
@@ -132,20 +130,6 @@ def network(name: str) -> str:
 
 def line(job: Job) -> str:
     return f"{job.id} {job.status} StartTime: {job.startTime} Command: {command_line(job)}"
-
-
-def table(jobs: Iterable[Job]) -> Iterator[str]:
-    """Columns as the specification's status display has them; a job that has not ended has no exit code yet."""
-    yield _row([title for title, _ in _TABLE])
-    yield "-" * (sum(width + 1 for _, width in _TABLE) + 20)
-    for job in jobs:
-        ended = job.status in TERMINAL
-        cells = [job.id, printable(job.name) or "-", job.status, str(job.exitCode) if ended else "-"]
-        yield _row([*cells, job.startTime or "-", command_line(job)])
-
-
-def _row(cells: Iterable[str]) -> str:
-    return " ".join(cell.ljust(width) for cell, (_, width) in zip(cells, _TABLE, strict=True)).rstrip()
 
 
 def as_dict(message: Message) -> dict[str, Any]:

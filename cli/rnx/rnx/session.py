@@ -3,6 +3,9 @@
 Only click is imported here; what talks to the server is imported by the verb that runs.
 """
 
+import os
+import shutil
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -29,6 +32,17 @@ def connect(request_id: str | None = None) -> "Client":
 def show(lines: Iterable[str]) -> None:
     for line in lines:
         click.echo(line)
+
+
+def columns() -> int | None:
+    """Of the terminal that shows stdout; None where there is none: what is read by programs is never cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def coloured(text: str, colour: str) -> str:
+    """Only on a terminal, and not where NO_COLOR (no-color.org) or a dumb terminal says otherwise."""
+    wanted = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return click.style(text, fg=colour) if wanted else text
 
 
 def show_message(message: "Message", lines: Iterable[str]) -> None:

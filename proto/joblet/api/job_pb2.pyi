@@ -25,25 +25,85 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class EmptyRequest(_message.Message):
-    """Empty on the wire unless a client pages: ListJobs answers oldest first with what fits into 3 MiB."""
+    """Empty on the wire unless a client pages or filters: ListJobs answers oldest first with what fits into 3 MiB.
+    Filters narrow: a job is listed when it meets all that are set. Every page of one list is asked for with the same.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PAGETOKEN_FIELD_NUMBER: _builtins.int
     PAGESIZE_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    NODEID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    NEWESTFIRST_FIELD_NUMBER: _builtins.int
+    IDPREFIX_FIELD_NUMBER: _builtins.int
     pageToken: _builtins.str
     """Jobs.nextPageToken of the page before; empty for the first page"""
     pageSize: _builtins.int
     """at most this many jobs; 0 for as many as fit"""
+    nodeId: _builtins.str
+    name: _builtins.str
+    """glob: "*", "?", "[a-z]"; case counts"""
+    newestFirst: _builtins.bool
+    idPrefix: _builtins.str
+    """the first characters of the id, one or more"""
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """one of these"""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """each of these, with this value"""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """submitted at this time or later"""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """submitted before this time"""
+
     def __init__(
         self,
         *,
         pageToken: _builtins.str = ...,
         pageSize: _builtins.int = ...,
+        statuses: _abc.Iterable[_builtins.str] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        nodeId: _builtins.str = ...,
+        name: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        newestFirst: _builtins.bool = ...,
+        idPrefix: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pageSize", b"pageSize", "pageToken", b"pageToken"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idPrefix", b"idPrefix", "labels", b"labels", "name", b"name", "newestFirst", b"newestFirst", "nodeId", b"nodeId", "pageSize", b"pageSize", "pageToken", b"pageToken", "since", b"since", "statuses", b"statuses", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,6 +16,7 @@ from joblet.api.internal import registry_pb2
 from joblet.common.errors import StartError, Unimplemented
 from joblet.common.rpc import current_identity
 from joblet.gateway.jobs import Jobs
+from joblet.gateway.listing import Listings
 from joblet.gateway.nodes import Nodes
 from joblet.gateway.streams import Logs
 
@@ -30,8 +31,9 @@ RAW_ANSWERS = frozenset({"GetJobLogs", "ListJobs"})
 class JobRpcs:
     """JobService, and JobletService with the same code. The methods are named as the RPCs are."""
 
-    def __init__(self, jobs: Jobs, logs: Logs) -> None:
+    def __init__(self, jobs: Jobs, listings: Listings, logs: Logs) -> None:
         self._jobs = jobs
+        self._listings = listings
         self._logs = logs
 
     async def RunJob(self, request: job_pb2.RunJobReq, _: Context) -> job_pb2.RunJobRes:
@@ -47,7 +49,7 @@ class JobRpcs:
         return job_pb2.CancelJobRes(job=await self._jobs.cancel(request.uuid))
 
     async def ListJobs(self, request: job_pb2.EmptyRequest, _: Context) -> bytes:
-        return await self._jobs.list(request.pageToken, request.pageSize)
+        return await self._listings.page(request)
 
     async def WaitJob(self, request: job_pb2.WaitJobReq, _: Context) -> job_pb2.WaitJobRes:
         return job_pb2.WaitJobRes(job=await self._jobs.wait(request.uuid, request.timeoutSeconds))

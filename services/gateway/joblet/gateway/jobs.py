@@ -1,4 +1,4 @@
-"""What a client can ask about jobs: run, status, stop, cancel, list, wait. The RPC handlers call it."""
+"""What a client can ask about jobs: run, status, stop, cancel, wait. The RPC handlers call it."""
 
 import asyncio
 import time
@@ -38,9 +38,6 @@ from joblet.gateway.vault import Vault
 STOP_SECONDS = 30.0
 RESTART_SECONDS, RESTART_PAUSE_SECONDS = 5.0, 0.1  # how long a stop waits for an executor that is away, asking so often
 APPLY_SECONDS = 15.0  # from a node's word that a job has ended until its event is in the store
-PAGE_BYTES = 3 * 1024 * 1024
-PAGE_ENVELOPE_BYTES = 64 * 1024  # the least that a page stays below the largest message
-PAGE_ROWS = 1000  # read at a time; other calls are served in between
 EXIT_CODE_STOPPED = -1
 
 _log = log.get_logger(__name__)
@@ -66,7 +63,6 @@ class Jobs:
         self._vault = vault
         self._changes = changes
         self._metrics = metrics
-        self._page_bytes = min(PAGE_BYTES, config.grpc.max_send_msg_size - PAGE_ENVELOPE_BYTES)
 
     async def find(self, wanted: str) -> Job:
         """By whole id or unambiguous prefix. Raises JobNotFound, InvalidArgument naming the candidates."""
@@ -251,33 +247,6 @@ class Jobs:
             await changed.wait()
             changed.clear()
         return await self.find(job_id)
-
-    async def list(self, page_token: str, page_size: int) -> bytes:
-        """A serialized `Jobs`, oldest first: at most `page_size` jobs (0: any number) in at most 3 MiB, and where the
-        next page begins. A job that alone is larger is a page of its own."""
-        after = _after(page_token)
-        if page_size < 0:
-            raise InvalidArgument(f"pageSize must not be negative: {page_size}", field="pageSize")
-        entries: list[bytes] = []
-        size = 0
-        while rows := await self._database.read(job_queries.listings, after, PAGE_ROWS):
-            for sequence, entry in rows:
-                size += len(entry)
-                full = size > self._page_bytes or (page_size and len(entries) >= page_size)
-                if full and entries:
-                    return b"".join(entries) + job_pb2.Jobs(nextPageToken=str(after)).SerializeToString()
-                entries.append(entry)
-                after = sequence
-            await asyncio.sleep(0)
-        return b"".join(entries)
-
-
-def _after(page_token: str) -> int:
-    if not page_token:
-        return 0
-    if not (page_token.isascii() and page_token.isdigit() and len(page_token) < 19):
-        raise InvalidArgument("invalid pageToken: expected the nextPageToken of an earlier page", field="pageToken")
-    return int(page_token)
 
 
 def _ambiguous(wanted: str, candidates: tuple[str, ...]) -> str:

@@ -20,6 +20,7 @@ from joblet.gateway.events import Follower
 from joblet.gateway.handlers import JobRpcs, RegistryRpcs, handlers_of
 from joblet.gateway.jobs import Jobs
 from joblet.gateway.launch import Launches
+from joblet.gateway.listing import Listings
 from joblet.gateway.metrics import JobsByState, Metrics
 from joblet.gateway.nodes import Nodes
 from joblet.gateway.queue import Queue
@@ -65,6 +66,7 @@ class Gateway:
         self.nodes = Nodes(database, changes, config.gateway, config.grpc, follower.follow)
         self.queue = Queue(config.joblet, database, self.nodes, self.launches, changes, counters)
         self.jobs = Jobs(config, database, self.nodes, self.queue, self.launches, vault, changes, counters)
+        self.listings = Listings(database, config.grpc.max_send_msg_size)
         self.logs = Logs(self.jobs, self.nodes, changes, counters, config.gateway.reader_timeout_seconds)
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -88,7 +90,7 @@ class Gateway:
     def _rpc_server(self) -> RpcServer:
         gateway = self._config.gateway
         server = RpcServer("gateway", gateway.listen, gateway.tls, self._config.grpc, ACCESS)
-        job_rpcs = JobRpcs(self.jobs, self.logs)
+        job_rpcs = JobRpcs(self.jobs, self.listings, self.logs)
         served: dict[str, object] = {
             "joblet.JobService": job_rpcs,
             "joblet.JobletService": job_rpcs,

@@ -15,7 +15,7 @@ from joblet.api import job_pb2
 from joblet.common import metrics
 from joblet.common.errors import Internal, InvalidArgument, JobletError, ResourceExhausted
 from joblet.common.states import JobState
-from joblet.gateway import jobs, nodes
+from joblet.gateway import listing, nodes
 from joblet.gateway.server import services
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store.testing import job_values
@@ -309,7 +309,7 @@ def test_waiting(tmp_path: Path) -> None:
 
 
 def test_listing_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "PAGE_BYTES", 20_000)
+    monkeypatch.setattr(listing, "PAGE_BYTES", 20_000)
 
     async def scenario() -> None:
         async with world(tmp_path) as it:

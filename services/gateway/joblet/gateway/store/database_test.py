@@ -20,7 +20,7 @@ from sqlalchemy import Connection, create_engine, text
 from joblet.common.errors import ConfigError, Unavailable
 from joblet.common.states import JobState
 from joblet.gateway.store import jobs as queries
-from joblet.gateway.store import migrations, queue
+from joblet.gateway.store import listing, migrations, queue
 from joblet.gateway.store.database import Database
 from joblet.gateway.store.schema import metadata
 from joblet.gateway.store.statement import Statement
@@ -31,6 +31,7 @@ TIMEOUT_SECONDS = 60.0
 WRITER = """
 import asyncio, sys
 from joblet.gateway.store import jobs as queries
+from joblet.gateway.store import listing
 from joblet.gateway.store.database import Database
 from joblet.gateway.store.testing import job_values
 
@@ -143,11 +144,21 @@ def test_only_the_owner_can_read_it(tmp_path: Path, database: Database) -> None:
         (queries._ACTIVE_OF, "INDEX jobs_active"),
         (queries._STATE_COUNTS, "COVERING INDEX jobs_state"),
         (queries._AFTER, "INTEGER PRIMARY KEY"),
-        (queries._LISTINGS_AFTER, "INTEGER PRIMARY KEY"),
+        (listing._AFTER, "INTEGER PRIMARY KEY"),
+        (listing._BEFORE, "INTEGER PRIMARY KEY"),
     ],
 )
 def test_every_question_has_its_index(database: Database, statement: Statement, index: str) -> None:
-    parameters = {"job_id": "a", "low": "a", "high": "b", "wanted": "r", "node": "n", "after": 0, "count": 1}
+    parameters = {
+        "job_id": "a",
+        "low": "a",
+        "high": "b",
+        "wanted": "r",
+        "node": "n",
+        "after": 0,
+        "cursor": 0,
+        "count": 1,
+    }
     sql, names = statement.text(database.engine.dialect)
     with database.engine.connect() as connection:
         values = tuple(parameters.get(name, 11) for name in names)

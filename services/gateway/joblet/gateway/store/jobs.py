@@ -33,12 +33,6 @@ _BY_PREFIX = Statement(
     .limit(MAX_CANDIDATES + 1)
 )
 _AFTER = Statement(_JOB.where(jobs.c.sequence > bindparam("after")).order_by(jobs.c.sequence).limit(bindparam("count")))
-_LISTINGS_AFTER = Statement(
-    select(jobs.c.sequence, jobs.c.listing)
-    .where(jobs.c.sequence > bindparam("after"))
-    .order_by(jobs.c.sequence)
-    .limit(bindparam("count"))
-)
 _ACTIVE_OF = Statement(_JOB.where(jobs.c.node_id == bindparam("node"), ACTIVE).order_by(jobs.c.sequence))
 _STATE_COUNTS = Statement(select(jobs.c.state, func.count()).group_by(jobs.c.state))
 _STATE = Statement(select(jobs.c.state, jobs.c.listing).where(jobs.c.id == bindparam("job_id")))
@@ -141,11 +135,6 @@ def insert_job(
 def page(connection: Connection, after: int, count: int) -> list[Job]:
     """At most `count` jobs in order of submission, beginning behind sequence number `after`."""
     return [Job(*row) for row in _AFTER.rows(connection, {"after": after, "count": count})]
-
-
-def listings(connection: Connection, after: int, count: int) -> list[Any]:
-    """As `page`, but of each job only its sequence number and its entry in the answer to ListJobs, bytes."""
-    return _LISTINGS_AFTER.rows(connection, {"after": after, "count": count})
 
 
 def active_of(connection: Connection, node_id: str) -> list[Job]:

@@ -8,6 +8,8 @@ from joblet.api import job_pb2
 from joblet.common.states import JobState
 from joblet.gateway import views
 from joblet.gateway.store import jobs as job_queries
+from joblet.gateway.store import listing
+from joblet.gateway.store.listing import Wanted
 from joblet.gateway.store.model import Job
 from joblet.gateway.store.nodes import Description
 
@@ -32,7 +34,7 @@ def job_row(job_id: str, **fields: Any) -> Job:
 
 def check_listings(connection: Connection) -> None:
     """Every job's entry in ListJobs says what its row says."""
-    for sequence, entry in job_queries.listings(connection, 0, 10_000):
+    for sequence, entry in listing.rows(connection, Wanted(), 0, 10_000):
         (row,) = job_queries.page(connection, sequence - 1, 1)
         assert list(job_pb2.Jobs.FromString(entry).jobs) == [views.listed(row)]
 
