@@ -9,6 +9,7 @@ Importing this module imports grpc (about 100 ms).
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar, cast
 
@@ -17,7 +18,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own handshake errors; bef
 import grpc  # noqa: E402
 
 from joblet.api import job_pb2_grpc  # noqa: E402
-from joblet.api.job_pb2 import EmptyRequest, Job  # noqa: E402
+from joblet.api.job_pb2 import EmptyRequest, Job, UploadChunk  # noqa: E402
 from joblet.common import metadata  # noqa: E402
 from joblet.common.errors import Code, JobletError, from_code  # noqa: E402
 from joblet.common.ids import new_job_id  # noqa: E402
@@ -29,6 +30,7 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"  # an empty request asks for the s
 CONNECT_SECONDS = 10.0
 CALL_SECONDS = 30.0  # deadline of a unary call
 RETRY_SECONDS = 10.0  # how long a call that may be repeated is repeated
+UPLOAD_ATTEMPTS = 5
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 
 _OPTIONS = (
@@ -163,6 +165,36 @@ class Client:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             self.reconnect(deadline)
 
+    def upload(self, digest: str, chunks: Callable[[], Iterator[bytes]]) -> None:
+        """Sends a content unless the gateway has it; anew, a few times, if the gateway went away meanwhile."""
+        for _ in range(UPLOAD_ATTEMPTS - 1):
+            try:
+                return self._upload_once(digest, chunks)
+            except grpc.RpcError as error:
+                if not is_unavailable(error):
+                    raise self.explained(error) from error
+            self.reconnect(time.monotonic() + RETRY_SECONDS)
+        try:
+            return self._upload_once(digest, chunks)
+        except grpc.RpcError as error:
+            raise self.explained(error) from error
+
+    def _upload_once(self, digest: str, chunks: Callable[[], Iterator[bytes]]) -> None:
+        try:
+            self._stub.Upload(iter([UploadChunk(digest=digest)]), timeout=CALL_SECONDS, metadata=self._metadata())
+        except grpc.RpcError as error:
+            if _call_of(error).code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+        else:
+            return
+        reading = _Reading(digest, chunks())
+        try:
+            self._stub.Upload(reading, metadata=self._metadata())
+        except grpc.RpcError:
+            if reading.failure is not None:
+                raise reading.failure from None
+            raise
+
     def stream(self, method: "Stream[Request, Response]", request: Request) -> ResponseStream[Response]:
         """A call answered by a stream, without a deadline: keepalive notices a gateway that is gone."""
         return method(self._stub)(request, metadata=self._metadata())
@@ -183,6 +215,24 @@ class Client:
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return ((metadata.REQUEST_ID, self._request_id),)
+
+
+class _Reading:
+    """The messages of an upload. grpc hides what goes wrong in an iterator of requests, so it is kept here."""
+
+    def __init__(self, digest: str, chunks: Iterator[bytes]) -> None:
+        self.failure: JobletError | None = None
+        self._messages = chain([UploadChunk(digest=digest)], (UploadChunk(payload=chunk) for chunk in chunks))
+
+    def __iter__(self) -> Iterator[UploadChunk]:
+        return self
+
+    def __next__(self) -> UploadChunk:
+        try:
+            return next(self._messages)
+        except JobletError as error:
+            self.failure = error
+            raise
 
 
 def is_unavailable(error: grpc.RpcError) -> bool:

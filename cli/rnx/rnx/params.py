@@ -1,16 +1,14 @@
-"""Values of flags: parsing and refusing them before anything is sent. Pure, but for reading the files to upload."""
+"""Values of flags: parsing and refusing them before anything is sent. Pure."""
 
-import os
-import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 
 import click
 
 # grpc.maxRecvMsgSize of the specification: what one request may hold. A server may be configured to take more; a file
 # that needs it does not belong into a message.
 MAX_REQUEST_BYTES = 524_288
+INLINE_BYTES = 256 * 1024  # of it, what files may have at most that travel inside the request
+UPLOADS_BYTES = 16 * 1024  # of it, what uploads take whose bytes are sent before
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 MAX_PRIORITY = 1000
@@ -117,45 +115,12 @@ def labels(assignments: Iterable[str], flag: str = "--label") -> dict[str, str]:
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A small file that travels inside the request; `mode` is its permission bits."""
-
-    path: str  # below the job's /work
-    content: bytes
-    mode: int
-
-
-def uploads(files: Iterable[Path]) -> list[Upload]:
-    """The files, each under its own name. Raises BadUsage for what is no readable file, twice there or too large."""
-    from rnx.errors import BadUsage
-
-    result: list[Upload] = []
-    room = MAX_REQUEST_BYTES
-    for file in files:
-        try:
-            info = file.stat()
-            if not stat.S_ISREG(info.st_mode):
-                raise BadUsage(f"--upload {file}: not a regular file")
-            if info.st_size > room:
-                raise too_large(f"--upload {file}: {info.st_size} bytes")
-            content = file.read_bytes()
-        except OSError as error:
-            raise BadUsage(f"--upload {file}: {(error.strerror or str(error)).lower()}") from error
-        if any(other.path == file.name for other in result):
-            raise BadUsage(f"--upload {file}: there is already a file of the name {file.name}")
-        room -= len(content)
-        # Windows has no permission bits worth sending; 0 is the server's default, 0644.
-        result.append(Upload(file.name, content, info.st_mode & 0o777 if os.name == "posix" else 0))
-    return result
-
-
 def too_large(what: str) -> Exception:
     from rnx.errors import BadUsage
 
     return BadUsage(
         f"{what}: too large to travel with the job",
-        hint=f"command, environment and uploads together may have {MAX_REQUEST_BYTES} bytes (grpc.maxRecvMsgSize)",
+        hint=f"command, arguments and environment together may have {MAX_REQUEST_BYTES} bytes (grpc.maxRecvMsgSize)",
     )
 
 

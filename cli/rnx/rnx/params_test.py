@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from rnx import params
@@ -18,11 +16,3 @@ def test_labels() -> None:
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("1h30m", 5400), ("1000ms", 1)])
 def test_durations(text: str, seconds: int) -> None:
     assert params.Duration()(text) == seconds
-
-
-def test_uploads_share_the_room(tmp_path: Path) -> None:
-    half = params.MAX_REQUEST_BYTES // 2 + 1
-    for name in ("one", "two"):
-        (tmp_path / name).write_bytes(bytes(half))
-    with pytest.raises(BadUsage, match=f"two: {half} bytes: too large"):
-        params.uploads([tmp_path / "one", tmp_path / "two"])

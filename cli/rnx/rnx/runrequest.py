@@ -30,13 +30,14 @@ class RunFlags:
     workdir: str | None
     timeout: int | None  # seconds
     files: tuple[Path, ...]
+    directories: tuple[Path, ...]
     request_id: str | None
     priority: int | None
 
 
 def build(flags: RunFlags, command: str, arguments: tuple[str, ...]) -> "RunJobReq":
-    """Raises BadUsage by the name of what cannot be sent."""
-    from joblet.api.job_pb2 import FileUpload, RunJobReq
+    """All but the uploads. Raises BadUsage by the name of what cannot be sent."""
+    from joblet.api.job_pb2 import RunJobReq
     from joblet.common.ids import new_job_id
 
     environment, secrets = _environments(flags)
@@ -65,12 +66,8 @@ def build(flags: RunFlags, command: str, arguments: tuple[str, ...]) -> "RunJobR
         timeoutSeconds=flags.timeout or 0,
         requestId=request_id,
         priority=flags.priority or 0,
-        uploads=[
-            FileUpload(path=file.path, content=file.content, mode=file.mode, size=len(file.content))
-            for file in params.uploads(flags.files)
-        ],
     )
-    if request.ByteSize() > params.MAX_REQUEST_BYTES:
+    if request.ByteSize() > params.MAX_REQUEST_BYTES - params.UPLOADS_BYTES:
         raise params.too_large(f"a request of {request.ByteSize()} bytes")
     return request
 

@@ -509,6 +509,7 @@ class FileUpload(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     ISDIRECTORY_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    LINKTARGET_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """relative to /work; "..", absolute paths and NUL are refused"""
     content: _builtins.bytes
@@ -519,7 +520,9 @@ class FileUpload(_message.Message):
     """bytes; set in replies"""
     isDirectory: _builtins.bool
     digest: _builtins.str
-    """"sha256:<hex>" of content sent with Upload before"""
+    """"sha256:<hex>" of content sent with Upload before; of a directory: of a tree (docs/files.md)"""
+    linkTarget: _builtins.str
+    """a symbolic link: relative, and stays below /work"""
     def __init__(
         self,
         *,
@@ -529,10 +532,11 @@ class FileUpload(_message.Message):
         size: _builtins.int = ...,
         isDirectory: _builtins.bool = ...,
         digest: _builtins.str = ...,
+        linkTarget: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "isDirectory", b"isDirectory", "mode", b"mode", "path", b"path", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "isDirectory", b"isDirectory", "linkTarget", b"linkTarget", "mode", b"mode", "path", b"path", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

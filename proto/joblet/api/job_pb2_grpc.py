@@ -216,7 +216,8 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Upload(self, request_iterator, context):
-        """Stores a file or a tree on the gateway; RunJob, RunWorkflow and InstallRuntime then name it by digest.
+        """Stores a file or a tree on the gateway; RunJob, RunWorkflow and InstallRuntime then name it by digest. Answers at
+        once when it is there already; a stream of one chunk without payload asks for that, NOT_FOUND says no.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,7 +52,9 @@ class JobServiceStub:
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.DeleteJobReq, _job_pb2.DeleteJobRes]
     DeleteAllJobs: _grpc.UnaryUnaryMultiCallable[_job_pb2.DeleteAllJobsReq, _job_pb2.DeleteAllJobsRes]
     Upload: _grpc.StreamUnaryMultiCallable[_job_pb2.UploadChunk, _job_pb2.UploadRes]
-    """Stores a file or a tree on the gateway; RunJob, RunWorkflow and InstallRuntime then name it by digest."""
+    """Stores a file or a tree on the gateway; RunJob, RunWorkflow and InstallRuntime then name it by digest. Answers at
+    once when it is there already; a stream of one chunk without payload asks for that, NOT_FOUND says no.
+    """
     GetJobOutput: _grpc.UnaryStreamMultiCallable[_job_pb2.GetJobOutputReq, _job_pb2.OutputChunk]
     """Streams a declared output of a job back."""
     ListJobOutputs: _grpc.UnaryUnaryMultiCallable[_job_pb2.ListJobOutputsReq, _job_pb2.ListJobOutputsRes]
@@ -80,7 +82,9 @@ class JobServiceAsyncStub(JobServiceStub):
     DeleteJob: _aio.UnaryUnaryMultiCallable[_job_pb2.DeleteJobReq, _job_pb2.DeleteJobRes]  # type: ignore[assignment]
     DeleteAllJobs: _aio.UnaryUnaryMultiCallable[_job_pb2.DeleteAllJobsReq, _job_pb2.DeleteAllJobsRes]  # type: ignore[assignment]
     Upload: _aio.StreamUnaryMultiCallable[_job_pb2.UploadChunk, _job_pb2.UploadRes]  # type: ignore[assignment]
-    """Stores a file or a tree on the gateway; RunJob, RunWorkflow and InstallRuntime then name it by digest."""
+    """Stores a file or a tree on the gateway; RunJob, RunWorkflow and InstallRuntime then name it by digest. Answers at
+    once when it is there already; a stream of one chunk without payload asks for that, NOT_FOUND says no.
+    """
     GetJobOutput: _aio.UnaryStreamMultiCallable[_job_pb2.GetJobOutputReq, _job_pb2.OutputChunk]  # type: ignore[assignment]
     """Streams a declared output of a job back."""
     ListJobOutputs: _aio.UnaryUnaryMultiCallable[_job_pb2.ListJobOutputsReq, _job_pb2.ListJobOutputsRes]  # type: ignore[assignment]
@@ -189,7 +193,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_job_pb2.UploadChunk],
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.UploadRes, _abc.Awaitable[_job_pb2.UploadRes]]:
-        """Stores a file or a tree on the gateway; RunJob, RunWorkflow and InstallRuntime then name it by digest."""
+        """Stores a file or a tree on the gateway; RunJob, RunWorkflow and InstallRuntime then name it by digest. Answers at
+        once when it is there already; a stream of one chunk without payload asks for that, NOT_FOUND says no.
+        """
 
     @_abc_1.abstractmethod
     def GetJobOutput(

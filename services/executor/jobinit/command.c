@@ -5,7 +5,6 @@
 #include <linux/capability.h>
 #include <linux/keyctl.h>
 #include <linux/landlock.h>
-#include <linux/openat2.h>
 #include <linux/sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -82,70 +81,6 @@ static void set_credentials(const struct spec_header *header)
     long result = sys(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
     if (result != -ENOSYS) /* a kernel without keys has none to leak */
         need(stage, result, "new session keyring");
-}
-
-static long open_beneath(long directory, const char *path, uint64_t flags)
-{
-    struct open_how how = {
-        .flags = flags | O_CLOEXEC,
-        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
-    };
-    if (flags & O_CREAT)
-        how.mode = 0600;
-    return sys(SYS_openat2, directory, path, &how, sizeof how);
-}
-
-static void write_upload_file(long work, const struct upload *upload, int64_t *offset)
-{
-    long fd = need(STAGE_UPLOAD, open_beneath(work, upload->path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW), upload->path);
-    for (uint64_t left = upload->size; left > 0;) {
-        long n = need(STAGE_UPLOAD, sys(SYS_sendfile, fd, FD_UPLOADS, offset, left), upload->path);
-        if (n == 0)
-            fail(STAGE_UPLOAD, 0, "upload contents are shorter than the table says");
-        left -= (uint64_t)n;
-    }
-    need(STAGE_UPLOAD, sys(SYS_fchmod, fd, upload->mode), upload->path);
-    need(STAGE_UPLOAD, sys(SYS_close, fd), upload->path);
-}
-
-/* mkdirat follows symlinks in the middle of a path; there are none, only this process has written below /work. */
-static void make_upload_directory(long work, const struct upload *upload)
-{
-    long result = sys(SYS_mkdirat, work, upload->path, 0700);
-    if (result != -EEXIST)
-        need(STAGE_UPLOAD, result, upload->path);
-}
-
-static void set_directory_mode(long work, const struct upload *upload)
-{
-    long fd = need(STAGE_UPLOAD, open_beneath(work, upload->path, O_RDONLY | O_DIRECTORY), upload->path);
-    need(STAGE_UPLOAD, sys(SYS_fchmod, fd, upload->mode), upload->path);
-    need(STAGE_UPLOAD, sys(SYS_close, fd), upload->path);
-}
-
-/* Modes of directories come last: one may be read-only. */
-static void write_uploads(const struct spec *spec)
-{
-    int64_t offset = 0;
-    struct upload upload;
-    const unsigned char *at = spec->uploads;
-    if (spec->header.uploads == 0)
-        return;
-    long work = need(STAGE_UPLOAD, sys(SYS_openat, AT_FDCWD, "/work", O_PATH | O_DIRECTORY | O_CLOEXEC), "/work");
-    for (uint32_t i = 0; i < spec->header.uploads; i++) {
-        at = spec_upload(at, &upload);
-        if (upload.kind == UPLOAD_DIRECTORY)
-            make_upload_directory(work, &upload);
-        else
-            write_upload_file(work, &upload, &offset);
-    }
-    at = spec->uploads;
-    for (uint32_t i = 0; i < spec->header.uploads; i++) {
-        at = spec_upload(at, &upload);
-        if (upload.kind == UPLOAD_DIRECTORY)
-            set_directory_mode(work, &upload);
-    }
-    need(STAGE_UPLOAD, sys(SYS_close, work), "/work");
 }
 
 static const char *search_path(char **envp)
@@ -249,7 +184,7 @@ _Noreturn void command(const struct spec *spec)
     set_up_session();
     enter_user_namespace();
     set_credentials(header);
-    write_uploads(spec);
+    uploads_write(spec);
     need(STAGE_WORKDIR, sys(SYS_chdir, spec->workdir), spec->workdir);
     resolve(spec->argv[0], search_path(spec->envp));
     /* Also what nobody has told us of: nothing but 0, 1, 2 outlives execve, and nothing else is open while parked. */

@@ -22,8 +22,9 @@ enum {
     FD_OOM_EVENT = 11,   /* eventfd of memory.oom_control (cgroup v1), looked at when LAUNCH_OOM_EVENT is set */
     FD_OOM_COUNTER = 12, /* memory.oom_control (v1) or memory.events (v2) of the payload */
     FD_NETNS = 13,       /* reserved */
-    FD_CGROUP = 14,      /* v1: `tasks` files of the init leaf, then of the payload leaf; v2: their directories */
-    FD_CGROUP_MAX = 32,  /* at most so many of them */
+    FD_CGROUP = 14,      /* v1: `tasks` files of the init leaf, then of the payload leaf; v2: their directories; then
+                          * a file for each upload of kind CONTENT or TREE, in the order of the table */
+    FD_CGROUP_MAX = 32,  /* at most so many of them all */
     /* Places of jobinit's own, below 64 so that the kernel's small descriptor table suffices. */
     FD_PIPE_READ = 48,
     FD_PIPE_WRITE = 49,
@@ -86,7 +87,7 @@ enum { EXIT_LAUNCH = 125, EXIT_NOT_EXECUTABLE = 126, EXIT_NOT_FOUND = 127 };
 
 /* ---- The spec: this header, then strings (u32 length, bytes, NUL): hostname, workdir, argv..., env..., then uploads
  * (u32 mode, u32 kind, u64 size, string path). No padding anywhere after the header. ---- */
-enum { SPEC_MAGIC = 0x5053424a /* "JBSP" */, SPEC_VERSION = 1, SPEC_MAX_BYTES = 8 << 20, SPEC_MAX_STRINGS = 65536 };
+enum { SPEC_MAGIC = 0x5053424a /* "JBSP" */, SPEC_VERSION = 2, SPEC_MAX_BYTES = 8 << 20, SPEC_MAX_STRINGS = 65536 };
 enum {
     LAUNCH_NEW_NETWORK = 1,        /* own network namespace with lo up */
     LAUNCH_LANDLOCK = 2,           /* scope abstract sockets and signals; fail when the kernel cannot */
@@ -96,7 +97,10 @@ enum {
     LAUNCH_ALL = 31,
 };
 enum { PROFILE_DEFAULT = 1, PROFILE_BUILD = 2 };
-enum { UPLOAD_FILE = 0, UPLOAD_DIRECTORY = 1 };
+/* Where an upload's bytes are: FILE and LINK (its target): in FD_UPLOADS, one after the other; CONTENT (a file) and TREE
+ * (a directory with what is in it; its path may be "."): in descriptors of their own. LEAVE comes when nothing more goes
+ * into a directory: it gets its mode, which may forbid that. */
+enum { UPLOAD_FILE = 0, UPLOAD_DIRECTORY = 1, UPLOAD_LINK = 2, UPLOAD_LEAVE = 3, UPLOAD_CONTENT = 4, UPLOAD_TREE = 5 };
 
 struct spec_header {
     uint32_t magic, version, size, flags;
@@ -109,8 +113,22 @@ struct spec_header {
     uint64_t nofile;
     uint32_t argc, envc, uploads;
     uint32_t log_rate;           /* output in bytes per second; 0: no limit */
+    uint32_t contents;           /* uploads with a descriptor of their own */
+    uint32_t reserved;
 };
-_Static_assert(sizeof(struct spec_header) == 120, "protocol");
+_Static_assert(sizeof(struct spec_header) == 128, "protocol");
+
+/* ---- A tree: TREE_MAGIC, then entries: this header, path, NUL, `size` bytes of content. The kinds up to LEAVE are
+ * those of uploads. joblet/common/tree.py says more. ---- */
+#define TREE_MAGIC "JBTREE1\n"
+
+struct __attribute__((packed)) tree_entry {
+    uint32_t mode, kind;
+    uint64_t size;
+    int64_t mtime_ns;
+    uint32_t path_length;
+};
+_Static_assert(sizeof(struct tree_entry) == 28, "disk format");
 
 /* ---- The exit record: file `exit` in the state directory ---- */
 enum { RECORD_MAGIC = 0x5845424a /* "JBEX" */, RECORD_VERSION = 1 };

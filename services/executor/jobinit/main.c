@@ -69,7 +69,7 @@ _Noreturn void outer(void)
     need(STAGE_SPEC, sys(SYS_fcntl, FD_CONTROL, F_SETFD, FD_CLOEXEC), "control socket");
     spec_load(&spec);
     const struct spec_header *header = &spec.header;
-    uint32_t end = FD_CGROUP + header->init_fds + header->payload_fds;
+    uint32_t end = FD_CGROUP + header->init_fds + header->payload_fds + header->contents;
     need(STAGE_SPEC, sys(SYS_close_range, end, ~0U, 0), "close_range");
     if (header->cgroup_version == 1)
         for (uint32_t i = 0; i < header->init_fds; i++)

@@ -64,8 +64,8 @@ void order_await(struct spec *spec)
     move(fds, count);
     spec_load(spec);
     const struct spec_header *is = &spec->header;
-    if (count != ORDER_FIXED_FDS + is->init_fds + is->payload_fds || is->init_fds != 0)
-        fail(STAGE_SPEC, 0, "spec: another number of cgroup descriptors came");
+    if (count != ORDER_FIXED_FDS + is->init_fds + is->payload_fds + is->contents || is->init_fds != 0)
+        fail(STAGE_SPEC, 0, "spec: another number of descriptors came");
     if (is->flags & LAUNCH_PREPARED || (is->flags & LAUNCH_NEW_NETWORK) != (was.flags & LAUNCH_NEW_NETWORK) ||
         is->cgroup_version != was.cgroup_version || is->uid != was.uid || is->gid != was.gid ||
         is->host_uid != was.host_uid || is->host_gid != was.host_gid || is->tmp_bytes != was.tmp_bytes ||

@@ -55,8 +55,7 @@ static int take_texts(struct cursor *cursor, char **to, uint32_t count)
     return 1;
 }
 
-/* Relative, and no component is empty, "." or "..". */
-static int safe_path(const char *path)
+int safe_path(const char *path)
 {
     if (text_length(path) >= 4096)
         return 0;
@@ -72,6 +71,16 @@ static int safe_path(const char *path)
     }
 }
 
+static int holds_nothing(uint32_t kind)
+{
+    return kind == UPLOAD_DIRECTORY || kind == UPLOAD_LEAVE;
+}
+
+static int is_dot(const char *path)
+{
+    return path[0] == '.' && path[1] == 0;
+}
+
 const unsigned char *spec_upload(const unsigned char *at, struct upload *upload)
 {
     upload->mode = number32(at);
@@ -81,23 +90,25 @@ const unsigned char *spec_upload(const unsigned char *at, struct upload *upload)
     return at + 20 + number32(at + 16) + 1;
 }
 
-static const char *check_uploads(struct cursor *cursor, uint32_t count)
+static const char *check_uploads(struct cursor *cursor, const struct spec_header *header)
 {
     uint64_t total = 0;
-    for (uint32_t i = 0; i < count; i++) {
+    uint32_t contents = 0;
+    for (uint32_t i = 0; i < header->uploads; i++) {
         struct upload upload;
         const unsigned char *at = take(cursor, 16);
         if (at == NULL || take_text(cursor) == NULL)
             return "spec: upload table is cut short";
         spec_upload(at, &upload);
-        if (upload.kind > UPLOAD_DIRECTORY || upload.mode > 0777 || (upload.kind == UPLOAD_DIRECTORY && upload.size))
+        if (upload.kind > UPLOAD_TREE || upload.mode > 0777 || (holds_nothing(upload.kind) && upload.size != 0))
             return "spec: upload has a bad kind, mode or size";
-        if (!safe_path(upload.path))
+        contents += upload.kind >= UPLOAD_CONTENT;
+        if (!safe_path(upload.path) && !(upload.kind == UPLOAD_TREE && is_dot(upload.path)))
             return "spec: upload path leaves the working directory";
         if (upload.size > INT64_MAX || (total += upload.size) > INT64_MAX)
             return "spec: uploads are too large";
     }
-    return NULL;
+    return contents == header->contents ? NULL : "spec: wrong number of upload contents";
 }
 
 static const char *check_numbers(const struct spec_header *h)
@@ -126,14 +137,15 @@ static const char *check_header(const struct spec_header *h, size_t size)
         return "spec: unknown version";
     if (h->size != size)
         return "spec: size differs from the file's";
-    if ((h->flags & ~(uint32_t)LAUNCH_ALL) != 0)
+    if ((h->flags & ~(uint32_t)LAUNCH_ALL) != 0 || h->reserved != 0)
         return "spec: unknown flags";
     if (h->profile != PROFILE_DEFAULT && h->profile != PROFILE_BUILD)
         return "spec: unknown profile";
     if (h->cgroup_version != 1 && h->cgroup_version != 2)
         return "spec: unknown cgroup version";
-    if (h->init_fds > FD_CGROUP_MAX || h->payload_fds > FD_CGROUP_MAX - h->init_fds)
-        return "spec: too many cgroup descriptors";
+    if (h->init_fds > FD_CGROUP_MAX || h->payload_fds > FD_CGROUP_MAX - h->init_fds ||
+        h->contents > FD_CGROUP_MAX - h->init_fds - h->payload_fds)
+        return "spec: too many descriptors";
     /* On v1 init may stay where the executor is; on v2 there is one directory for each. */
     if (h->flags & LAUNCH_PREPARED)
         return h->cgroup_version == 1 && h->init_fds == 0 && h->payload_fds == 0 ? check_numbers(h)
@@ -167,7 +179,7 @@ const char *spec_parse(const void *data, size_t size, struct spec *spec)
     if (spec->argv[0][0] == 0)
         return "spec: command is empty";
     spec->uploads = cursor.at;
-    problem = check_uploads(&cursor, spec->header.uploads);
+    problem = check_uploads(&cursor, &spec->header);
     if (problem == NULL && cursor.left != 0)
         problem = "spec: bytes after the end";
     return problem;

@@ -21,6 +21,7 @@ struct upload {
 /* spec.c: NULL, or what is wrong with the bytes. The spec points into them. */
 const char *spec_parse(const void *data, size_t size, struct spec *spec);
 const unsigned char *spec_upload(const unsigned char *at, struct upload *upload); /* returns the next one */
+int safe_path(const char *path); /* relative, and no component is empty, "." or ".." */
 void spec_load(struct spec *spec);                                                 /* from FD_SPEC, or fails */
 
 /* msg.c: every failure of a launch goes through fail. */
@@ -45,6 +46,7 @@ void rootfs_mount(const struct spec *spec);       /* all but /dev/shm */
 void rootfs_mount_memory(const struct spec *spec); /* /dev/shm, whose size is the job's memory */
 void order_await(struct spec *spec);               /* order.c: replaces the spec and the descriptors */
 _Noreturn void command(const struct spec *spec);
+void uploads_write(const struct spec *spec); /* upload.c: as the job's user */
 void seccomp_load(uint32_t profile);
 
 /* supervise.c: from the fork of the command to the end of init. */

@@ -24,6 +24,7 @@ Examples:
   rnx job run --max-cpu=50 python3 script.py
   rnx job run --max-memory=1024 java -jar app.jar
   rnx job run --upload script.py python3 script.py
+  rnx job run --upload-dir src --workdir /work/src make test
   rnx job run bash -c "sleep 10 && echo done"
   rnx job run --follow make test            # its output here; exits as it does
   rnx job run -e MODE=fast -s API_TOKEN --secret-env-file db.env ./serve
@@ -78,7 +79,15 @@ With --wait or --follow, rnx exits as the job did; see rnx job wait --help.""",
     multiple=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Small file to put into the job's /work; repeat",
+    help="File to put into the job's /work; repeat",
+)
+@click.option(
+    "--upload-dir",
+    "directories",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help='Directory to put into /work with everything in it, as /work/DIR; the contents of "." go there themselves',
 )
 @click.option(
     "--request-id",
@@ -117,12 +126,16 @@ def run(
 
     Flags of rnx end where the command begins: everything behind it belongs to the command.
     """
-    from rnx import output
+    from rnx import output, uploads
 
-    request = build(RunFlags(**given), command, arguments)
+    asked = RunFlags(**given)
+    request = build(asked, command, arguments)
     if stop_on_interrupt and not (wait or follow):
         raise click.UsageError("--stop-on-interrupt goes with --wait or --follow", context)
+    room = params.MAX_REQUEST_BYTES - params.UPLOADS_BYTES - request.ByteSize()
+    sources = uploads.plan(asked.files, asked.directories, room)
     with connect(request.requestId) as client:
+        request.uploads.extend(uploads.send(client, sources))
         started = client.call_repeatable(lambda stub: stub.RunJob, request).job
         if wait or follow:
             from rnx import attend

@@ -75,6 +75,10 @@ class GatewayConfig:
         60.0, minimum=0.1
     )  # a reader of a log that takes nothing for longer
     secrets_key: Path | None = schema.optional_path()  # unset: secrets.key beside the database
+    upload_directory: Path | None = schema.optional_path()  # unset: uploads, beside the database's file
+    upload_max_mb: int = schema.integer(4096, minimum=1)  # MiB of one upload
+    upload_total_mb: int = schema.integer(16_384, minimum=1)  # MiB of all that are kept
+    upload_age_seconds: float = schema.duration(3600.0, minimum=1.0)  # one that no job needs is removed after
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,8 @@ class ExecutorConfig:
     work_size_mb: int = schema.integer(1024, minimum=1)  # MiB of /work, counted in the job's memory
     # Bytes of output per second that each job may write, the job waits; 0: no limit.
     log_rate_limit: int = schema.integer(0, maximum=2**32 - 1)
+    content_total_mb: int = schema.integer(16_384, minimum=1)  # MiB of uploads kept for jobs about to start
+    content_age_seconds: float = schema.duration(600.0, minimum=60.0)  # one that no job has got for longer is removed
     labels: Mapping[str, str] = schema.labels()
 
 

@@ -68,6 +68,10 @@ def test_the_printed_file_holds_the_defaults(tmp_path: Path) -> None:
         ("gateway.nodeLeaseSeconds", 3, "node_lease_seconds", 3),
         ("gateway.readerTimeout", "5s", "reader_timeout_seconds", 5.0),
         ("gateway.secretsKey", "/key", "secrets_key", Path("/key")),
+        ("gateway.uploadDirectory", "/uploads", "upload_directory", Path("/uploads")),
+        ("gateway.uploadMaxMb", 5, "upload_max_mb", 5),
+        ("gateway.uploadTotalMb", 6, "upload_total_mb", 6),
+        ("gateway.uploadAge", "2h", "upload_age_seconds", 7200.0),
         ("executor.gateways", ["a:1", "b:2"], "gateways", ("a:1", "b:2")),
         ("executor.advertise", "node-1:50052", "advertise", "node-1:50052"),
         ("executor.logstoreAddress", "node-1:1", "logstore_address", "node-1:1"),
@@ -82,6 +86,8 @@ def test_the_printed_file_holds_the_defaults(tmp_path: Path) -> None:
         ("executor.logRateLimit", 1_000_000, "log_rate_limit", 1_000_000),
         ("executor.tmpSizeMb", 1, "tmp_size_mb", 1),
         ("executor.workSizeMb", 2, "work_size_mb", 2),
+        ("executor.contentTotalMb", 7, "content_total_mb", 7),
+        ("executor.contentAge", "5m", "content_age_seconds", 300.0),
         ("executor.labels", {"zone": "a"}, "labels", {"zone": "a"}),
         ("logstore.directory", "/logs", "directory", Path("/logs")),
         ("logstore.socket", "/s", "socket", Path("/s")),
@@ -138,7 +144,7 @@ workflows: {}
         'gateway.database: expected a database URL, sqlite:///FILE or postgresql://..., got "mysql://x"',
         "executor.maxProcesses: unknown key (allowed: listen, metricsListen, tls, gateways, advertise, logstoreAddress,"
         " runtimeAddress, stateDir, logstoreSocket, jobinit, cgroupParent, uidRangeStart, uidRangeSize, stopGrace,"
-        " tmpSizeMb, workSizeMb, logRateLimit, labels)",
+        " tmpSizeMb, workSizeMb, logRateLimit, contentTotalMb, contentAge, labels)",
         'executor.gateways: expected a list of one or more, each an address "host:port" such as "0.0.0.0:50051" or'
         ' "[::]:50051", got []',
         'executor.cgroupParent: expected the name of one cgroup, without slashes, got "../x"',

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from joblet.api.internal import executor_pb2 as joblet_dot_api_dot_internal_dot_executor__pb2
+from joblet.api import job_pb2 as joblet_dot_api_dot_job__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -59,6 +60,11 @@ class ExecutorServiceStub:
                 request_serializer=joblet_dot_api_dot_internal_dot_executor__pb2.ForgetJobRequest.SerializeToString,
                 response_deserializer=joblet_dot_api_dot_internal_dot_executor__pb2.ForgetJobResponse.FromString,
                 _registered_method=True)
+        self.PutContent = channel.stream_unary(
+                '/joblet.internal.ExecutorService/PutContent',
+                request_serializer=joblet_dot_api_dot_job__pb2.UploadChunk.SerializeToString,
+                response_deserializer=joblet_dot_api_dot_job__pb2.UploadRes.FromString,
+                _registered_method=True)
 
 
 class ExecutorServiceServicer:
@@ -103,6 +109,13 @@ class ExecutorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutContent(self, request_iterator, context):
+        """Stores one content that uploads of a job to come name by digest; as JobService.Upload does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExecutorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -130,6 +143,11 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
                     servicer.ForgetJob,
                     request_deserializer=joblet_dot_api_dot_internal_dot_executor__pb2.ForgetJobRequest.FromString,
                     response_serializer=joblet_dot_api_dot_internal_dot_executor__pb2.ForgetJobResponse.SerializeToString,
+            ),
+            'PutContent': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutContent,
+                    request_deserializer=joblet_dot_api_dot_job__pb2.UploadChunk.FromString,
+                    response_serializer=joblet_dot_api_dot_job__pb2.UploadRes.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +285,33 @@ class ExecutorService:
             '/joblet.internal.ExecutorService/ForgetJob',
             joblet_dot_api_dot_internal_dot_executor__pb2.ForgetJobRequest.SerializeToString,
             joblet_dot_api_dot_internal_dot_executor__pb2.ForgetJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutContent(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/joblet.internal.ExecutorService/PutContent',
+            joblet_dot_api_dot_job__pb2.UploadChunk.SerializeToString,
+            joblet_dot_api_dot_job__pb2.UploadRes.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ What the gateway asks of a node's executor. OU=gateway certificates only."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from joblet.api import job_pb2 as _job_pb2
 from joblet.api.internal import executor_pb2 as _executor_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -49,6 +50,8 @@ class ExecutorServiceStub:
     """Forgets ended jobs whose ends the gateway has stored. For `job_id`: FAILED_PRECONDITION while it runs, NOT_FOUND when
     the node does not know it. Of `job_ids`, unknown ones are passed over and those that have not ended are named.
     """
+    PutContent: _grpc.StreamUnaryMultiCallable[_job_pb2.UploadChunk, _job_pb2.UploadRes]
+    """Stores one content that uploads of a job to come name by digest; as JobService.Upload does."""
 
 @_typing.type_check_only
 class ExecutorServiceAsyncStub(ExecutorServiceStub):
@@ -71,6 +74,8 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     """Forgets ended jobs whose ends the gateway has stored. For `job_id`: FAILED_PRECONDITION while it runs, NOT_FOUND when
     the node does not know it. Of `job_ids`, unknown ones are passed over and those that have not ended are named.
     """
+    PutContent: _aio.StreamUnaryMultiCallable[_job_pb2.UploadChunk, _job_pb2.UploadRes]  # type: ignore[assignment]
+    """Stores one content that uploads of a job to come name by digest; as JobService.Upload does."""
 
 class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -120,5 +125,13 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Forgets ended jobs whose ends the gateway has stored. For `job_id`: FAILED_PRECONDITION while it runs, NOT_FOUND when
         the node does not know it. Of `job_ids`, unknown ones are passed over and those that have not ended are named.
         """
+
+    @_abc_1.abstractmethod
+    def PutContent(
+        self,
+        request_iterator: _MaybeAsyncIterator[_job_pb2.UploadChunk],
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.UploadRes, _abc.Awaitable[_job_pb2.UploadRes]]:
+        """Stores one content that uploads of a job to come name by digest; as JobService.Upload does."""
 
 def add_ExecutorServiceServicer_to_server(servicer: ExecutorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

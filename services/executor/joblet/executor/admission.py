@@ -35,6 +35,16 @@ def admit(limits: Limits, capacity: Capacity, running_jobs: int) -> None:
         )
 
 
+def check_room(upload_bytes: int, limits: Limits, work_bytes: int) -> None:
+    """Raises InvalidArgument when a job's uploads cannot fit where they go: /work is memory of the job's."""
+    for field, room in (("workSizeMb", work_bytes), ("maxMemory", limits.memory_bytes)):
+        if upload_bytes > room:
+            raise InvalidArgument(
+                f"job creation failed: uploads of {upload_bytes / MIB:.1f} MB do not fit into the job's /work",
+                field="uploads", hint=f"{field} leaves {room // MIB} MB; /work lies in the job's memory",
+            )  # fmt: skip
+
+
 def _fits(limits: Limits, capacity: Capacity) -> Mapping[str, tuple[bool, str]]:
     """By field: whether there is as much as asked for, and how much there is."""
     cores = frozenset(limits.cpu_cores or ())

@@ -14,7 +14,7 @@ from typing import Final
 from joblet.common import log
 from joblet.common.errors import Internal, JobletError, JobNotFound, JobNotRunning, Unavailable, from_code
 from joblet.common.states import JobState
-from joblet.executor.admission import Capacity, admit
+from joblet.executor.admission import Capacity, admit, check_room
 from joblet.executor.cgroup.driver import LimitNotApplied
 from joblet.executor.job import Order, Outcome, Record
 from joblet.executor.journal import Journal
@@ -132,6 +132,7 @@ class Executor:
     async def _take(self, order: Order) -> Record:
         phases = Phases()
         admit(order.limits, self._capacity, len(self._supervisors) + len(self._accepting) - 1)
+        check_room(sum(upload.size for upload in order.uploads), order.limits, self.site.node.work_bytes)
         try:
             return await self._begin(order, phases)
         except Unavailable:

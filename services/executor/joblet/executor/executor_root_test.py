@@ -14,6 +14,7 @@ import pytest
 
 from joblet.common import config as configuration
 from joblet.common.config import Config
+from joblet.common.contents import Contents
 from joblet.common.errors import Code, Internal, JobletError, Unavailable
 from joblet.common.ids import new_job_id
 from joblet.common.states import JobState, Reason
@@ -30,7 +31,7 @@ from joblet.executor.logs import LogStore
 from joblet.executor.machine import Machine
 from joblet.executor.server import Prepared, site_of
 from joblet.executor.site import Site
-from joblet.executor.testing import LIMITS, order
+from joblet.executor.testing import LIMITS, ROOMY, order
 from joblet.executor.testing_node import TIMEOUT_SECONDS, NodeProcesses, runs, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.single_threaded]
@@ -54,7 +55,9 @@ class Bench:
                 closing(LogStore(self.config.executor.logstore_socket, timeout_seconds=0.5)) as logs,
                 ThreadPoolExecutor(1) as cleaner,
             ):
-                site = site_of(self.config, self.prepared, self.machine, Feed(self.prepared.journal), logs, cleaner)
+                contents = Contents(self.config.executor.state_dir / "contents", ROOMY)
+                feed = Feed(self.prepared.journal)
+                site = site_of(self.config, self.prepared, self.machine, feed, logs, cleaner, contents)
                 executor = Executor(replace(site, **changes), machine.capacity(self.config), tasks)  # type: ignore[arg-type]
                 try:
                     yield executor

@@ -3,9 +3,11 @@
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+from joblet.api import job_pb2
 from joblet.api.internal import executor_pb2
 from joblet.api.internal.executor_pb2 import DESCRIPTOR
 from joblet.api.internal.executor_pb2_grpc import ExecutorServiceServicer
+from joblet.common.contents import Contents
 from joblet.common.errors import InvalidArgument
 from joblet.common.roles import Role
 from joblet.common.rpc import Access, AccessTable
@@ -27,6 +29,7 @@ ACCESS: AccessTable = {
     f"/{SERVICE.full_name}/ListJobs": Access("list_jobs", _GATEWAY),
     f"/{SERVICE.full_name}/WatchEvents": Access("watch_events", _GATEWAY),
     f"/{SERVICE.full_name}/ForgetJob": Access("forget_job", _GATEWAY),
+    f"/{SERVICE.full_name}/PutContent": Access("put_content", _GATEWAY),
 }
 
 
@@ -34,11 +37,17 @@ class JobsOfNode(ExecutorServiceServicer):
     """The handlers. Orders go to the executor, or to what stands in its place; the rest is in the journal."""
 
     def __init__(
-        self, executor: Executor | NoExecutor, journal: Journal, feed: Feed, default_max_processes: int
+        self,
+        executor: Executor | NoExecutor,
+        journal: Journal,
+        feed: Feed,
+        contents: Contents,
+        default_max_processes: int,
     ) -> None:
         self._executor = executor
         self._journal = journal
         self._feed = feed
+        self._contents = contents
         self._default_max_processes = default_max_processes
 
     async def StartJob(
@@ -72,3 +81,11 @@ class JobsOfNode(ExecutorServiceServicer):
         if request.job_id or not request.job_ids:
             self._journal.forget(request.job_id)
         return executor_pb2.ForgetJobResponse(kept=self._journal.forget_ended(request.job_ids))
+
+    async def PutContent(
+        self, request_iterator: AsyncIterator[job_pb2.UploadChunk], context: "Context"
+    ) -> job_pb2.UploadRes:
+        for old in self._contents.old():
+            self._contents.remove(old)
+        digest, size = await self._contents.receive(request_iterator)
+        return job_pb2.UploadRes(digest=digest, size=size)

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from joblet.common.states import JobState, Reason
 from joblet.executor.cgroup.limits import Limits
-from joblet.executor.jobspec import Profile
+from joblet.executor.jobspec import Profile, UploadKind
 
 
 class Network(StrEnum):
@@ -19,12 +19,18 @@ class Network(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file or directory below /work. `path` is relative and safe, `mode` has permission bits only."""
+    """A file or directory below /work. `path` is relative and safe, `mode` has permission bits only.
+
+    Its bytes are `content` (a link's: its target) or, with a digest, in the node's content cache; a directory with a
+    digest is a tree.
+    """
 
     path: str
     mode: int
     content: bytes = field(repr=False)
-    is_directory: bool
+    kind: UploadKind
+    digest: str = ""
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

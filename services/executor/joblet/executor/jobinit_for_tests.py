@@ -14,7 +14,7 @@ import struct
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,7 +146,7 @@ class Job:
         )  # fmt: skip
         return replace(spec, **changes)  # type: ignore[arg-type]
 
-    def spawn(self, spec: bytes, uploads: bytes = b"", log: Path | None = None) -> None:
+    def spawn(self, spec: bytes, uploads: bytes = b"", log: Path | None = None, contents: Sequence[bytes] = ()) -> None:
         """Starts jobinit on `spec`. The log lies in `log`, else in the job's directory."""
         self.log = log or self.directory
         null = os.open("/dev/null", os.O_RDWR)
@@ -165,7 +165,8 @@ class Job:
         }
         joins = (*self.cgroup.init_fds, *self.cgroup.payload_fds)
         places_all: dict[int, int] = {int(place): fd for place, fd in places.items()}
-        places_all |= {Fd.CGROUP + n: os.dup(fd) for n, fd in enumerate(joins)}
+        behind = [*(os.dup(fd) for fd in joins), *(_memory(content) for content in contents)]
+        places_all |= {Fd.CGROUP + n: fd for n, fd in enumerate(behind)}
         try:
             self.outer = _spawn(self.node.jobinit, places_all, null)
         finally:
@@ -192,9 +193,11 @@ class Job:
         if message:
             raise Failed(Message.decode(message))
 
-    def start(self, spec: LaunchSpec, uploads: bytes = b"", log: Path | None = None) -> None:
+    def start(
+        self, spec: LaunchSpec, uploads: bytes = b"", log: Path | None = None, contents: Sequence[bytes] = ()
+    ) -> None:
         """The whole launch."""
-        self.spawn(spec.encode(), uploads, log)
+        self.spawn(spec.encode(), uploads, log, contents)
         self.init()
         self.parked()
         self.go()

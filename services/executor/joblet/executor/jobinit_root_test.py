@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from joblet.common import tree
+from joblet.common.tree import Entry, Kind
 from joblet.executor import exitrecord
 from joblet.executor.exitrecord import EndReason, RecordFlag
 from joblet.executor.jobinit_for_tests import MIB, Failed, Job, errno_of, read_index, until
-from joblet.executor.jobspec import Message, MessageType, Stage, Upload
+from joblet.executor.jobspec import Message, MessageType, Stage, Upload, UploadKind
 
 pytestmark = [pytest.mark.root, pytest.mark.single_threaded]
 
 SOURCES = Path(__file__).parents[2] / "jobinit"
-GOLDEN = Path(__file__).parent / "testdata" / "launchspec-v1.golden"
+GOLDEN = Path(__file__).parent / "testdata" / "launchspec-v2.golden"
 
 
 def test_a_job_runs_and_its_end_is_recorded(job: Job) -> None:
@@ -88,7 +90,7 @@ def test_path_is_searched_in_order(job: Job) -> None:
 
 
 def test_working_directory(job: Job) -> None:
-    spec = job.spec("pwd", workdir="/work/a", uploads=[Upload("a", 0o755, is_dir=True)])
+    spec = job.spec("pwd", workdir="/work/a", uploads=[Upload("a", 0o755, kind=UploadKind.DIRECTORY)])
     assert job.run(spec).output == b"/work/a\n"
 
 
@@ -139,10 +141,10 @@ def damaged_specs() -> dict[str, bytes]:
     def with_number(offset: int, number: int) -> bytes:
         return data[:offset] + struct.pack("<I", number) + data[offset + 4 :]
 
-    cuts = {f"cut at {n}": data[:n] for n in (0, 1, 60, 119, 120, 130, 200, len(data) - 1)}
+    cuts = {f"cut at {n}": data[:n] for n in (0, 1, 60, 127, 128, 140, 200, len(data) - 1)}
     return cuts | {
         "magic": with_number(0, 1),
-        "version": with_number(4, 2),
+        "version": with_number(4, 1),
         "size": with_number(8, len(data) + 1),
         "flags": with_number(12, 1 << 20),
         "cgroup version": with_number(16, 3),
@@ -152,7 +154,9 @@ def damaged_specs() -> dict[str, bytes]:
         "no command": with_number(104, 0),
         "too many arguments": with_number(104, 1 << 30),
         "too many uploads": with_number(112, 1 << 30),
-        "string length": with_number(120, 1 << 31),
+        "contents without descriptors": with_number(120, 0),
+        "too many contents": with_number(120, 28),
+        "string length": with_number(128, 1 << 31),
         "noise": bytes(range(256)) * 4,
         "tail": data[:8] + struct.pack("<I", len(data) + 1) + data[12:] + b"x",
         "upload above": data.replace(b"src/main.py\0", b"../main.pyy\0"),
@@ -178,7 +182,7 @@ def test_a_damaged_spec_is_refused_before_anything_happens(job: Job, name: str) 
 def test_uploads_belong_to_the_job_and_have_their_modes(job: Job) -> None:
     uploads = [
         Upload("run.sh", 0o755, 5), Upload("deep/down/data.bin", 0o640, 1 << 20), Upload("empty", 0o600),
-        Upload("locked", 0o555, is_dir=True), Upload("locked/file", 0o444, 3),
+        Upload("locked", 0o555, kind=UploadKind.DIRECTORY), Upload("locked/file", 0o444, 3),
     ]  # fmt: skip
     content = b"true\n" + bytes(range(256)) * 4096 + b"abc"
     listing = "umask; find . -printf '%P %y %m %U %G %s\\n' | sort; sha256sum < deep/down/data.bin; cat locked/file"
@@ -199,6 +203,56 @@ def test_uploads_belong_to_the_job_and_have_their_modes(job: Job) -> None:
         f"{digest}  -",
         "abc",
     ]
+
+
+def a_tree(*entries: tuple[Entry, bytes]) -> bytes:
+    return tree.MAGIC + b"".join(tree.header(entry) + content for entry, content in entries)
+
+
+def test_contents_of_their_own(job: Job) -> None:
+    large = bytes(range(256)) * 8192
+    entries = [
+        (Entry(b"d", Kind.DIRECTORY, 0o755), b""), (Entry(b"d/e", Kind.DIRECTORY, 0), b""),
+        (Entry(b"d/e/\xff", Kind.FILE, 0o444, 3), b"abc"), (Entry(b"d/e", Kind.LEAVE, 0o511), b""),
+        (Entry(b"d/l", Kind.LINK, 0o777, 5), b"../d/"), (Entry(b"d", Kind.LEAVE, 0o500), b""),
+    ]  # fmt: skip
+    uploads = [
+        Upload("small", 0o644, 5), Upload("t", 0o750, 99, UploadKind.TREE), Upload("l", 0o777, 5, UploadKind.LINK),
+        Upload("large", 0o400, len(large), UploadKind.CONTENT), Upload(".", 0o755, 99, UploadKind.TREE),
+    ]  # fmt: skip
+    listing = "find . -printf '%P %y %m %l\\n' | LC_ALL=C sort; cat small; sha256sum < large"
+    spec = job.spec("sh", "-c", listing, uploads=uploads)
+    contents = [a_tree(*entries), large, a_tree((Entry(b"top", Kind.FILE, 0o600, 0), b""))]
+    job.start(spec, b"smallsmall", contents=contents)
+    assert job.end().output.replace(b"\xff", b"!").decode().splitlines() == [
+        " d 700 ", "l l 777 small", "large f 400 ", "small f 644 ", "t d 750 ", "t/d d 500 ", "t/d/e d 511 ",
+        "t/d/e/! f 444 ", "t/d/l l 777 ../d/", "top f 600 ", f"small{hashlib.sha256(large).hexdigest()}  -",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [(Entry(b"../x", Kind.FILE, 0o644), b"")],
+        [(Entry(b"/tmp/x", Kind.FILE, 0o644), b"")],
+        [(Entry(b"", Kind.FILE, 0o644), b"")],
+        [(Entry(b"l", Kind.LINK, 0o777, 4), b"/tmp"), (Entry(b"l/x", Kind.FILE, 0o644), b"")],
+        [(Entry(b"l", Kind.LINK, 0o777, 4), b"/tmp"), (Entry(b"l/x", Kind.DIRECTORY, 0o755), b"")],
+        [(Entry(b"l", Kind.LINK, 0o777, 4), b"/tmp"), (Entry(b"l/x", Kind.LINK, 0o777, 1), b"y")],
+        [(Entry(b"l", Kind.LINK, 0o777, 6), b"/tmp/x"), (Entry(b"l", Kind.FILE, 0o644), b"")],
+        [(Entry(b"l", Kind.LINK, 0o777, 4), b"/tmp"), (Entry(b"l", Kind.LEAVE, 0o777), b"")],
+        [(Entry(b"x", Kind.FILE, 0o644), b""), (Entry(b"x", Kind.FILE, 0o644), b"")],
+        [(Entry(b"x", Kind.FILE, 0o4755), b"")],
+        [(Entry(b"x", Kind.FILE, 0o644, 10), b"short")],
+        [(Entry(b"x", Kind.LINK, 0o777, 5000), b"y" * 5000)],
+        [(Entry(b"x", Kind.END, 0), b"")],
+    ],
+)
+def test_a_tree_that_plays_tricks_ends_the_launch(job: Job, entries: list[tuple[Entry, bytes]]) -> None:
+    with pytest.raises(Failed) as failed:
+        job.start(job.spec("true", uploads=[Upload("t", 0o755, 1, UploadKind.TREE)]), contents=[a_tree(*entries)])
+    assert failed.value.told.stage is Stage.UPLOAD
+    assert job.end().record.stage is Stage.UPLOAD
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ MAX_HOSTNAME_BYTES = 64
 """HOST_NAME_MAX, sethostname(2)."""
 
 _MAGIC = int.from_bytes(b"JBSP", "little")
-_VERSION = 1
-_HEADER = struct.Struct("<12I7Q4I")
+_VERSION = 2
+_HEADER = struct.Struct("<12I7Q6I")
 _UPLOAD = struct.Struct("<IIQ")
 _LENGTH = struct.Struct("<I")
 
@@ -58,7 +58,8 @@ class Fd(IntEnum):
 
 
 ORDER_FDS = (Fd.SPEC, Fd.STATE, Fd.DATA, Fd.INDEX, Fd.UPLOADS, Fd.OOM_EVENT, Fd.OOM_COUNTER)
-"""The places of the descriptors that come with ORDER, in this order; those of the payload's cgroups follow."""
+"""The places of the descriptors that come with ORDER, in this order; those of the payload's cgroups and of contents
+follow."""
 
 
 class MessageType(IntEnum):
@@ -158,14 +159,30 @@ class Profile(IntEnum):
     """Root of the user namespace with what package managers need (chown, setuid, ...), for building runtimes."""
 
 
+class UploadKind(IntEnum):
+    """What an upload is and where its bytes lie."""
+
+    FILE = 0
+    """In Fd.UPLOADS, one after the other in the order of the table."""
+    DIRECTORY = 1
+    LINK = 2
+    """Its target lies in Fd.UPLOADS as well."""
+    LEAVE = 3
+    """Nothing more goes into this directory: it gets its mode."""
+    CONTENT = 4
+    """A file in a descriptor of its own; those follow the cgroups' in the order of the table."""
+    TREE = 5
+    """A directory with what is in it, likewise (`joblet.common.tree`). Its path may be "."."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file or directory below /work. Contents lie in Fd.UPLOADS in the order of the table."""
+    """A file or directory below /work."""
 
     path: str
     mode: int
     size: int = 0
-    is_dir: bool = False
+    kind: UploadKind = UploadKind.FILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,17 +219,22 @@ class LaunchSpec:
     """Bytes of output per second, at most; 0: no limit."""
     uploads: Sequence[Upload] = ()
 
+    @property
+    def contents(self) -> int:
+        """How many uploads come with a descriptor of their own."""
+        return sum(upload.kind >= UploadKind.CONTENT for upload in self.uploads)
+
     def encode(self) -> bytes:
         """The binary form for Fd.SPEC. Directories that uploads need are added with mode 0755."""
         self._check()
-        uploads = list(_with_parents(self.uploads))
+        uploads = list(_with_directories(self.uploads))
         argv = [self.command, *self.args]
         env = [f"{name}={value}" for name, value in self.env.items()]
         body = bytearray()
         for text in (self.hostname, self.workdir, *argv, *env):
             body += _string(text)
         for upload in uploads:
-            body += _UPLOAD.pack(upload.mode, int(upload.is_dir), upload.size) + _string(upload.path)
+            body += _UPLOAD.pack(upload.mode, upload.kind, upload.size) + _string(upload.path)
         size = _HEADER.size + len(body)
         if size > MAX_SPEC_BYTES or len(argv) + len(env) > MAX_STRINGS:
             raise InvalidArgument("command, arguments, environment and uploads are too large", field="args")
@@ -227,6 +249,7 @@ class LaunchSpec:
                 self.timeout_ms, self.grace_ms,
                 self.tmp_bytes, self.work_bytes, self.shm_bytes, self.tmpfs_inodes, self.nofile,
                 argc, envc, uploads, self.log_rate,
+                self.contents, 0,
             )  # fmt: skip
         except struct.error as error:
             raise InvalidArgument(f"a number of the launch spec is out of range: {error}") from error
@@ -240,8 +263,8 @@ class LaunchSpec:
             raise InvalidArgument("working directory must be absolute", field="workdir")
         if any(not name or "=" in name for name in self.env):
             raise InvalidArgument("names of environment variables must not be empty or contain =", field="env")
-        if self.init_fds + self.payload_fds > MAX_CGROUP_FDS:
-            raise InvalidArgument(f"more than {MAX_CGROUP_FDS} cgroup descriptors", field="init_fds")
+        if self.init_fds + self.payload_fds + self.contents > MAX_CGROUP_FDS:
+            raise InvalidArgument(f"more than {MAX_CGROUP_FDS} descriptors of cgroups and contents", field="init_fds")
         for field in ("tmp_bytes", "work_bytes", "shm_bytes", "tmpfs_inodes"):
             if getattr(self, field) <= 0:
                 raise InvalidArgument(f"{field} must be positive (0 means unlimited to tmpfs(5))", field=field)
@@ -254,21 +277,26 @@ def _string(text: str) -> bytes:
     return _LENGTH.pack(len(raw)) + raw + b"\0"
 
 
-def _with_parents(uploads: Iterable[Upload]) -> Iterator[Upload]:
-    """The table as it is, each missing parent directory just before its first use."""
-    known: set[str] = set()
+def _with_directories(uploads: Iterable[Upload]) -> Iterator[Upload]:
+    """The table as it is, each missing parent directory just before its first use, and at the end the modes of all
+    directories, the innermost first: a directory's mode may forbid to reach what is in it."""
+    modes: dict[str, int] = {}
     for upload in uploads:
-        if not is_safe_path(upload.path):
+        if not is_safe_path(upload.path) and not (upload.kind is UploadKind.TREE and upload.path == "."):
             raise InvalidArgument(f"upload path must stay below the working directory: {upload.path}", field="uploads")
         for parent in reversed(PurePosixPath(upload.path).parents):
-            if str(parent) != "." and str(parent) not in known:
-                known.add(str(parent))
-                yield Upload(str(parent), 0o755, is_dir=True)
-        if upload.is_dir:
+            if str(parent) != "." and str(parent) not in modes:
+                modes[str(parent)] = 0o755
+                yield Upload(str(parent), 0o755, kind=UploadKind.DIRECTORY)
+        if upload.kind is UploadKind.DIRECTORY:
             if upload.size:
                 raise InvalidArgument(f"a directory has no content: {upload.path}", field="uploads")
-            known.add(upload.path)
+            modes[upload.path] = upload.mode
+        elif upload.kind is UploadKind.TREE and upload.path != ".":
+            modes[upload.path] = upload.mode
         yield upload
+    for path in sorted(modes, key=lambda path: path.count("/"), reverse=True):
+        yield Upload(path, modes[path], kind=UploadKind.LEAVE)
 
 
 def is_safe_path(path: str) -> bool:

@@ -8,9 +8,21 @@ import pytest
 
 from joblet.common.errors import Internal, InvalidArgument
 from joblet.executor import exitrecord, jobspec
-from joblet.executor.jobspec import GO, Fd, LaunchFlag, LaunchSpec, Message, MessageType, Profile, Stage, Upload
+from joblet.executor.jobspec import (
+    GO,
+    Fd,
+    LaunchFlag,
+    LaunchSpec,
+    Message,
+    MessageType,
+    Profile,
+    Stage,
+    Upload,
+    UploadKind,
+    _with_directories,
+)
 
-GOLDEN = Path(__file__).parent / "testdata" / "launchspec-v1.golden"
+GOLDEN = Path(__file__).parent / "testdata" / "launchspec-v2.golden"
 HEADER = Path(__file__).parents[2] / "jobinit" / "jobinit.h"
 SPEC = LaunchSpec(
     command="python3",
@@ -32,7 +44,13 @@ SPEC = LaunchSpec(
     shm_bytes=16 << 20,
     tmpfs_inodes=4096,
     nofile=1024,
-    uploads=[Upload("src/main.py", 0o644, 12), Upload("empty", 0o700, is_dir=True)],
+    uploads=[
+        Upload("src/main.py", 0o644, 12),
+        Upload("empty", 0o700, kind=UploadKind.DIRECTORY),
+        Upload("src/link", 0o777, 7, UploadKind.LINK),
+        Upload("large", 0o600, 1 << 33, UploadKind.CONTENT),
+        Upload("tree", 0o750, 4096, UploadKind.TREE),
+    ],
 )
 
 
@@ -42,8 +60,8 @@ def test_golden() -> None:
 
 def test_missing_parents_are_added_once_before_their_first_use() -> None:
     files = [Upload("a/b/c", 0o644, 1), Upload("a/d", 0o644, 1)]
-    listed = [Upload("e", 0o700, is_dir=True), Upload("e/f", 0o600)]
-    parents = [Upload("a", 0o755, is_dir=True), Upload("a/b", 0o755, is_dir=True)]
+    listed = [Upload("e", 0o700, kind=UploadKind.DIRECTORY), Upload("e/f", 0o600)]
+    parents = [Upload("a", 0o755, kind=UploadKind.DIRECTORY), Upload("a/b", 0o755, kind=UploadKind.DIRECTORY)]
     assert (
         replace(SPEC, uploads=[*files, *listed]).encode() == replace(SPEC, uploads=[*parents, *files, *listed]).encode()
     )
@@ -63,6 +81,7 @@ def test_missing_parents_are_added_once_before_their_first_use() -> None:
         ({"hostname": "h" * 65}, "hostname"),
         ({"workdir": "work"}, "workdir"),
         ({"payload_fds": 31}, "init_fds"),
+        ({"uploads": [Upload(f"f{n}", 0o644, kind=UploadKind.CONTENT) for n in range(28)]}, "init_fds"),
         ({"tmp_bytes": 0}, "tmp_bytes"),
         ({"tmpfs_inodes": 0}, "tmpfs_inodes"),
         ({"timeout_ms": -1}, None),
@@ -73,7 +92,8 @@ def test_missing_parents_are_added_once_before_their_first_use() -> None:
         ({"uploads": [Upload("/etc/x", 0o644)]}, "uploads"),
         ({"uploads": [Upload("", 0o644)]}, "uploads"),
         ({"uploads": [Upload("a//b", 0o644)]}, "uploads"),
-        ({"uploads": [Upload("d", 0o755, 1, is_dir=True)]}, "uploads"),
+        ({"uploads": [Upload(".", 0o755, kind=UploadKind.DIRECTORY)]}, "uploads"),
+        ({"uploads": [Upload("d", 0o755, 1, UploadKind.DIRECTORY)]}, "uploads"),
     ],
 )
 def test_what_jobinit_would_refuse_is_refused_by_name(changes: dict[str, object], field: str | None) -> None:
@@ -100,6 +120,15 @@ def test_every_stage_says_what_it_does() -> None:
     assert len({stage.action for stage in Stage}) == len(Stage)
 
 
+def test_modes_of_directories_come_last_and_the_innermost_first() -> None:
+    spec = replace(SPEC, uploads=[Upload("a/b", 0o500, kind=UploadKind.DIRECTORY), Upload("a/b/c", 0o644)])
+    table = [*_with_directories(spec.uploads)]
+    assert [(upload.path, upload.mode, upload.kind.name) for upload in table] == [
+        ("a", 0o755, "DIRECTORY"), ("a/b", 0o500, "DIRECTORY"), ("a/b/c", 0o644, "FILE"),
+        ("a/b", 0o500, "LEAVE"), ("a", 0o755, "LEAVE"),
+    ]  # fmt: skip
+
+
 def constants(prefix: str) -> dict[str, int]:
     """The enum constants of jobinit.h with this prefix, without it."""
     found = re.findall(rf"\b{prefix}_(\w+) = (0x[0-9a-f]+|\d+(?: << \d+)?)", HEADER.read_text())
@@ -111,6 +140,7 @@ def constants(prefix: str) -> dict[str, int]:
     [
         ("MSG", {kind.name: kind.value for kind in MessageType}),
         ("STAGE", {stage.name: stage.value for stage in Stage if stage}),
+        ("UPLOAD", {kind.name: kind.value for kind in UploadKind}),
         ("PROFILE", {profile.name: profile.value for profile in Profile}),
         ("REASON", {reason.name: reason.value for reason in exitrecord.EndReason}),
     ],

@@ -1,6 +1,7 @@
 """One launch, step by step, from a job's resources to its running command.
 
-1. `spawn`: the spec goes into a memfd, uploads into another; jobinit starts with its descriptors at their fixed places.
+1. `spawn`: the spec goes into a memfd, small uploads into another, large ones are open files; jobinit starts with its
+   descriptors at their fixed places.
 2. `init`: a pidfd of init arrives. From here on the end of init is the end of everything the launch made.
 3. `parked`: the command waits; the caller attests it from outside and writes down what is needed to find it again.
 4. `go`: end of file on the control socket says that the command runs, ERROR that it could not.
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from joblet.common import unixsock
+from joblet.common.contents import Contents
 from joblet.common.errors import Internal
 from joblet.executor import jobspec, procfs, procmasks
 from joblet.executor.attest import Expectation, capabilities_of
@@ -29,7 +31,7 @@ from joblet.executor.cgroup.driver import JobCgroup
 from joblet.executor.ending import with_errno
 from joblet.executor.environment import environment_of
 from joblet.executor.etcfiles import HOSTNAME
-from joblet.executor.job import Network, Order
+from joblet.executor.job import Network, Order, Upload
 from joblet.executor.jobspec import (
     GO,
     ORDER,
@@ -69,6 +71,7 @@ class Node:
     work_bytes: int
     grace_seconds: float
     log_rate: int  # bytes of output per second that each job may write; 0: no limit
+    contents: Contents
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +192,12 @@ class Handshake:
 
 
 @contextmanager
-def spawn(spec: bytes, contents: Sequence[bytes], resources: Resources, node: Node) -> Iterator[Handshake]:
-    """Starts jobinit with an encoded launch spec and the contents of its uploads. Raises OSError when it cannot."""
+def spawn(spec: bytes, uploads: Sequence[Upload], resources: Resources, node: Node) -> Iterator[Handshake]:
+    """Starts jobinit with an encoded launch spec and the bytes of its uploads. Raises OSError when it cannot, NotFound
+    when a content is not there."""
     prepared = resources.prepared
     with ExitStack() as stack:
-        places = _job_places(spec, contents, resources, node, stack)
+        places = _job_places(spec, uploads, resources, node, stack)
         if prepared is not None:
             stack.callback(prepared.control.close)
             unixsock.send(prepared.control, ORDER, [places.pop(place) for place in ORDER_FDS] + list(places.values()))
@@ -249,10 +253,7 @@ def launch_spec(order: Order, resources: Resources, node: Node) -> LaunchSpec:
         tmpfs_inodes=_TMPFS_INODES,
         nofile=_most_files(),
         log_rate=node.log_rate,
-        uploads=[
-            jobspec.Upload(upload.path, upload.mode, len(upload.content), upload.is_directory)
-            for upload in order.uploads
-        ],
+        uploads=[jobspec.Upload(upload.path, upload.mode, upload.size, upload.kind) for upload in order.uploads],
     )
 
 
@@ -352,19 +353,22 @@ def _flags(order: Order, resources: Resources, node: Node) -> LaunchFlag:
 
 
 def _job_places(
-    spec: bytes, contents: Sequence[bytes], resources: Resources, node: Node, stack: ExitStack
+    spec: bytes, uploads: Sequence[Upload], resources: Resources, node: Node, stack: ExitStack
 ) -> dict[int, int]:
     """The descriptors that this job alone has, by place; `stack` closes those made here."""
     cgroup = resources.cgroup
+    small = [upload.content for upload in uploads if upload.content]
+    files = [stack.enter_context(node.contents.open(upload.digest)) for upload in uploads if upload.digest]
+    behind = (*cgroup.init_fds, *cgroup.payload_fds, *(file.fileno() for file in files))
     return {
         Fd.SPEC: _memory_file("joblet-spec", [spec], stack),
         Fd.STATE: resources.state,
         Fd.DATA: resources.log.output,
         Fd.INDEX: resources.log.index,
-        Fd.UPLOADS: _memory_file("joblet-uploads", contents, stack) if contents else node.null,
+        Fd.UPLOADS: _memory_file("joblet-uploads", small, stack) if small else node.null,
         Fd.OOM_EVENT: node.null if cgroup.oom_event_fd is None else cgroup.oom_event_fd,
         Fd.OOM_COUNTER: cgroup.oom_counter_fd,
-        **{Fd.CGROUP + place: fd for place, fd in enumerate((*cgroup.init_fds, *cgroup.payload_fds))},
+        **{Fd.CGROUP + place: fd for place, fd in enumerate(behind)},
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from joblet.common.config import Config, ExecutorConfig, JobletConfig
+from joblet.common.contents import Contents
 from joblet.executor import exitrecord, launch, machine, procfs, syscalls
 from joblet.executor.attest import attest
 from joblet.executor.descriptors import reserve_low_descriptors
@@ -19,6 +20,7 @@ from joblet.executor.job import Order
 from joblet.executor.launch import Node, Resources
 from joblet.executor.logs import LogFiles
 from joblet.executor.machine import Machine
+from joblet.executor.testing import ROOMY
 from joblet.executor.waiting import readable
 
 TIMEOUT_SECONDS = 20.0
@@ -57,10 +59,9 @@ class Ground:
         """Launches and waits for the end; the exit record and what was attested. `changes` are of the launch spec."""
         with self.resources(job) as resources, ExitStack() as stack:
             spec = replace(launch.launch_spec(job, resources, self.node), **changes)
-            contents = [upload.content for upload in job.uploads]
             try:
                 async with asyncio.timeout(TIMEOUT_SECONDS):
-                    with launch.spawn(spec.encode(), contents, resources, self.node) as handshake:
+                    with launch.spawn(spec.encode(), job.uploads, resources, self.node) as handshake:
                         pid, pidfd = await handshake.init()
                         stack.callback(os.close, pidfd)
                         stack.callback(end_init, pidfd)
@@ -108,7 +109,7 @@ def prepared_ground(directory: Path) -> Iterator[Ground]:
             jobinit=prepared.jobinit, template=prepared.template, bound_paths=prepared.bound_paths,
             host_namespaces=procfs.own_namespaces(), null=null, boot_id=procfs.boot_id(),
             cgroup_version=prepared.cgroups.version, landlock_abi=syscalls.landlock_abi(), tmp_bytes=16 << 20,
-            work_bytes=16 << 20, grace_seconds=0.1, log_rate=0,
+            work_bytes=16 << 20, grace_seconds=0.1, log_rate=0, contents=Contents(directory / "contents", ROOMY),
         )  # fmt: skip
         yield Ground(directory, prepared, node)
     assert Path("/proc/self/mountinfo").read_text() == before

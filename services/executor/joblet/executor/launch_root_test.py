@@ -14,7 +14,7 @@ from joblet.executor import launch, procfs
 from joblet.executor.attest import AttestationFailed, attest
 from joblet.executor.exitrecord import EndReason
 from joblet.executor.job import Network, Order, Upload
-from joblet.executor.jobspec import LaunchFlag, Profile, Stage
+from joblet.executor.jobspec import LaunchFlag, Profile, Stage, UploadKind
 from joblet.executor.launch import LaunchError
 from joblet.executor.launch_for_tests import Ground, end_init, prepared_ground
 from joblet.executor.testing import LIMITS, order
@@ -31,7 +31,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 def test_a_job_is_attested_and_runs(ground: Ground) -> None:
     job = order(
         command="sh", args=("-c", "cat up/load; readlink /proc/self/ns/*; exit 3"),
-        uploads=(Upload("up/load", 0o600, b"content\n", is_directory=False),),
+        uploads=(Upload("up/load", 0o600, b"content\n", UploadKind.FILE, size=8),),
     )  # fmt: skip
     record, facts = asyncio.run(ground.run(job))
     assert (record.reason, record.exit_code, record.started) == (EndReason.EXIT, 3, True)

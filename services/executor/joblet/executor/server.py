@@ -14,6 +14,7 @@ from joblet.api.internal.executor_pb2_grpc import add_ExecutorServiceServicer_to
 from joblet.api.internal.registry_pb2 import HeartbeatRequest
 from joblet.common import log, metrics
 from joblet.common.config import Config
+from joblet.common.contents import Contents, Limits
 from joblet.common.errors import JobletError
 from joblet.common.rpc import RpcServer
 from joblet.common.units import MIB, format_cpu_list
@@ -54,9 +55,10 @@ async def run(config: Config, prepared: Prepared, stop: asyncio.Event) -> None:
         stack.callback(probes.stop)
         async with asyncio.TaskGroup() as tasks:
             feed = Feed(prepared.journal)
-            executor = _executor(config, prepared, feed, tasks, stack)
+            contents = _contents(config)
+            executor = _executor(config, prepared, feed, contents, tasks, stack)
             rpc = RpcServer("executor", own.listen, own.tls, config.grpc, ACCESS, internal=True)
-            servicer = JobsOfNode(executor, prepared.journal, feed, config.joblet.max_processes)
+            servicer = JobsOfNode(executor, prepared.journal, feed, contents, config.joblet.max_processes)
             rpc.add(SERVICE, add_ExecutorServiceServicer_to_server, servicer)
             port = await rpc.start()
             ready = await _tell_readiness(rpc, prepared.machine)
@@ -73,21 +75,34 @@ async def run(config: Config, prepared: Prepared, stop: asyncio.Event) -> None:
     _log.info("stopped")
 
 
+def _contents(config: Config) -> Contents:
+    own = config.executor
+    total_bytes = own.content_total_mb * MIB
+    what = ("executor.contentTotalMb", "executor.contentTotalMb")
+    return Contents(own.state_dir / "contents", Limits(total_bytes, total_bytes, own.content_age_seconds, what))
+
+
 def _executor(
-    config: Config, prepared: Prepared, feed: Feed, tasks: asyncio.TaskGroup, stack: ExitStack
+    config: Config, prepared: Prepared, feed: Feed, contents: Contents, tasks: asyncio.TaskGroup, stack: ExitStack
 ) -> Executor | NoExecutor:
     if isinstance(prepared.machine, JobletError):
         return NoExecutor(prepared.journal, prepared.machine)
     logs = stack.enter_context(closing(LogStore(config.executor.logstore_socket)))
     cleaner = stack.enter_context(ThreadPoolExecutor(1, "cleaner"))
-    site = site_of(config, prepared, prepared.machine, feed, logs, cleaner)
+    site = site_of(config, prepared, prepared.machine, feed, logs, cleaner, contents)
     executor = Executor(site, machines.capacity(config), tasks)
     adopt_jobs(executor, tasks)
     return executor
 
 
 def site_of(
-    config: Config, prepared: Prepared, machine: Machine, feed: Feed, logs: LogStore, cleaner: ThreadPoolExecutor
+    config: Config,
+    prepared: Prepared,
+    machine: Machine,
+    feed: Feed,
+    logs: LogStore,
+    cleaner: ThreadPoolExecutor,
+    contents: Contents,
 ) -> Site:
     own = config.executor
     node = Node(
@@ -103,6 +118,7 @@ def site_of(
         work_bytes=own.work_size_mb * MIB,
         grace_seconds=own.stop_grace_seconds,
         log_rate=own.log_rate_limit,
+        contents=contents,
     )
     return Site(
         prepared.journal, feed, machine.cgroups, machine.devices, machine.users, logs, node,

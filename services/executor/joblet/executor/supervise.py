@@ -107,8 +107,7 @@ class Supervisor:
     async def _launch(self, order: Order, spec: bytes, resources: Resources, phases: Phases) -> None:
         try:
             async with asyncio.timeout(LAUNCH_SECONDS):
-                contents = [upload.content for upload in order.uploads]
-                with launch.spawn(spec, contents, resources, self._site.node) as handshake:
+                with launch.spawn(spec, order.uploads, resources, self._site.node) as handshake:
                     await self._shake_hands(handshake, order, resources, phases)
         except Canceled:
             return

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from joblet.common import contents
 from joblet.common.states import JobState, Reason
 from joblet.executor.cgroup.limits import Limits
 from joblet.executor.job import InitProcess, Network, Order, Outcome, Record, Started, Usage
@@ -11,6 +12,7 @@ from joblet.executor.jobspec import Profile
 JOB_ID = "f47ac10b-58cc-4372-a567-0e02b2c3d479"
 OTHER_ID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 LIMITS = Limits(cpu_percent=100, memory_bytes=64 << 20, max_processes=50)
+ROOMY = contents.Limits(1 << 40, 1 << 40, 3600, ("", ""))
 INIT = InitProcess(pid=4711, start_ticks=123456, boot_id="b0", command_pid=4712)
 STARTED = Started(started_ns=20, not_isolated=("network: shared",), attested_ns=19, facts={"CapEff": "0" * 16})
 

@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from joblet.api import job_pb2
 from joblet.api.internal import executor_pb2
+from joblet.common.contents import is_digest
 from joblet.common.errors import InvalidArgument
 from joblet.common.ids import is_job_id
 from joblet.common.units import NS_PER_SECOND, parse_cpu_list
@@ -16,7 +17,7 @@ from joblet.executor.admission import check_limits
 from joblet.executor.cgroup.limits import Limits
 from joblet.executor.environment import check_environment, work_dir_of
 from joblet.executor.job import Event, Network, Order, Outcome, Record, Started, Upload, Usage
-from joblet.executor.jobspec import Profile, is_safe_path
+from joblet.executor.jobspec import Profile, UploadKind, is_safe_path
 
 _FILE_MODE: Final = 0o644
 _DIRECTORY_MODE: Final = 0o755
@@ -134,12 +135,26 @@ def _profile(name: str) -> Profile:
 
 
 def _upload(upload: job_pb2.FileUpload) -> Upload:
+    kind = _upload_kind(upload)
     path = posixpath.normpath(upload.path) if upload.path.endswith("/") else upload.path
-    if "\0" in path or not is_safe_path(path):
+    if "\0" in path or not (is_safe_path(path) or (kind is UploadKind.TREE and path == ".")):
         raise InvalidArgument(f"upload path must stay below the job's directory: {upload.path!r}", field="uploads")
-    if upload.isDirectory and upload.content:
-        raise InvalidArgument(f"an uploaded directory has no content: {upload.path!r}", field="uploads")
+    content = upload.linkTarget.encode() or upload.content
+    if upload.content and kind is not UploadKind.FILE:
+        raise InvalidArgument(f"an upload has two contents, or is a directory: {upload.path!r}", field="uploads")
     mode = stat.S_IMODE(upload.mode) & 0o777
+    directory = kind in (UploadKind.DIRECTORY, UploadKind.TREE)
     return Upload(
-        path, mode or (_DIRECTORY_MODE if upload.isDirectory else _FILE_MODE), upload.content, upload.isDirectory
-    )
+        path, mode or (_DIRECTORY_MODE if directory else _FILE_MODE), content, kind, upload.digest,
+        upload.size if upload.digest else len(content),
+    )  # fmt: skip
+
+
+def _upload_kind(upload: job_pb2.FileUpload) -> UploadKind:
+    if upload.digest:
+        if not is_digest(upload.digest):
+            raise InvalidArgument(f"not a digest: {upload.digest!r}", field="uploads")
+        return UploadKind.TREE if upload.isDirectory else UploadKind.CONTENT
+    if upload.linkTarget:
+        return UploadKind.LINK
+    return UploadKind.DIRECTORY if upload.isDirectory else UploadKind.FILE

@@ -4,7 +4,7 @@ Handlers are made from the descriptors, not from the generated servicers, so tha
 start instead of answering something, and so that GetJobLogs can hand on bytes.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 import grpc
@@ -19,6 +19,7 @@ from joblet.gateway.jobs import Jobs
 from joblet.gateway.listing import Listings
 from joblet.gateway.nodes import Nodes
 from joblet.gateway.streams import Logs
+from joblet.gateway.uploads import Uploads
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
@@ -31,10 +32,11 @@ RAW_ANSWERS = frozenset({"GetJobLogs", "ListJobs"})
 class JobRpcs:
     """JobService, and JobletService with the same code. The methods are named as the RPCs are."""
 
-    def __init__(self, jobs: Jobs, listings: Listings, logs: Logs) -> None:
+    def __init__(self, jobs: Jobs, listings: Listings, logs: Logs, uploads: Uploads) -> None:
         self._jobs = jobs
         self._listings = listings
         self._logs = logs
+        self._uploads = uploads
 
     async def RunJob(self, request: job_pb2.RunJobReq, _: Context) -> job_pb2.RunJobRes:
         return job_pb2.RunJobRes(job=await self._jobs.run(request))
@@ -53,6 +55,9 @@ class JobRpcs:
 
     async def WaitJob(self, request: job_pb2.WaitJobReq, _: Context) -> job_pb2.WaitJobRes:
         return job_pb2.WaitJobRes(job=await self._jobs.wait(request.uuid, request.timeoutSeconds))
+
+    async def Upload(self, chunks: AsyncIterator[job_pb2.UploadChunk], _: Context) -> job_pb2.UploadRes:
+        return await self._uploads.receive(chunks)
 
     async def GetJobLogs(self, request: job_pb2.GetJobLogsReq, context: Context) -> None:
         await self._logs.send(request, context.write)

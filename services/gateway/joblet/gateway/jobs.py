@@ -33,6 +33,7 @@ from joblet.gateway.store import queue as queue_queries
 from joblet.gateway.store.database import Database
 from joblet.gateway.store.model import Job
 from joblet.gateway.store.queue import Place
+from joblet.gateway.uploads import Uploads
 from joblet.gateway.vault import Vault
 
 STOP_SECONDS = 30.0
@@ -52,6 +53,7 @@ class Jobs:
         queue: Queue,
         launches: Launches,
         vault: Vault,
+        uploads: Uploads,
         changes: Changes,
         metrics: Metrics,
     ) -> None:
@@ -61,6 +63,7 @@ class Jobs:
         self._queue = queue
         self._launches = launches
         self._vault = vault
+        self._uploads = uploads
         self._changes = changes
         self._metrics = metrics
 
@@ -76,6 +79,7 @@ class Jobs:
     async def run(self, request: job_pb2.RunJobReq) -> job_pb2.GetJobStatusRes:
         """Answers when the job is durable. Raises what validation, the nodes, the limits or the node's refusal say."""
         submission = spec.prepare(request, self._config.joblet)
+        await self._uploads.check(submission.uploads)
         try:
             job = await self._accept(submission)
         except (job_queries.RequestTaken, Unavailable, NotFound) as error:

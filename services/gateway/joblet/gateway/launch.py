@@ -29,6 +29,7 @@ from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store import queue as queue_queries
 from joblet.gateway.store.database import Database
 from joblet.gateway.store.model import Job
+from joblet.gateway.uploads import Uploads
 from joblet.gateway.vault import Vault
 
 START_SECONDS = 30.0
@@ -40,9 +41,10 @@ _log = log.get_logger(__name__)
 
 
 class Launches:
-    def __init__(self, database: Database, vault: Vault, changes: Changes, metrics: Metrics) -> None:
+    def __init__(self, database: Database, vault: Vault, uploads: Uploads, changes: Changes, metrics: Metrics) -> None:
         self._database = database
         self._vault = vault
+        self._uploads = uploads
         self._changes = changes
         self._metrics = metrics
         self._tasks: asyncio.TaskGroup | None = None
@@ -138,6 +140,7 @@ class Launches:
         """The refusal, None when the node has the job or may have it, or when the job waits again."""
         begun = time.perf_counter()
         try:
+            await self._uploads.bring(link, job.uploads)
             await link.call(link.executor.StartJob, request, START_SECONDS)
         except JobletError as error:
             if error.code in UNANSWERED:

@@ -28,6 +28,7 @@ from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store.database import Database, unavailable
 from joblet.gateway.streams import Logs
 from joblet.gateway.unimplemented import MISSING
+from joblet.gateway.uploads import Uploads
 from joblet.gateway.vault import Vault
 
 GRACE_SECONDS = 2.0  # what calls in flight get at the end; followers come back to the next gateway by offset
@@ -61,18 +62,21 @@ class Gateway:
         registry.register(JobsByState(lambda: _count_states(database)))
         self.changes = changes = Changes()
         vault = Vault(config.gateway.secrets_key or database.directory / "secrets.key")
-        self.launches = Launches(database, vault, changes, counters)
+        self.uploads = Uploads(config.gateway, database)
+        self.launches = Launches(database, vault, self.uploads, changes, counters)
         follower = Follower(database, changes, self.launches, counters)
         self.nodes = Nodes(database, changes, config.gateway, config.grpc, follower.follow)
         self.queue = Queue(config.joblet, database, self.nodes, self.launches, changes, counters)
-        self.jobs = Jobs(config, database, self.nodes, self.queue, self.launches, vault, changes, counters)
         self.listings = Listings(database, config.grpc.max_send_msg_size)
+        self.jobs = Jobs(
+            config, database, self.nodes, self.queue, self.launches, vault, self.uploads, changes, counters
+        )
         self.logs = Logs(self.jobs, self.nodes, changes, counters, config.gateway.reader_timeout_seconds)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. Raises StartError when it cannot start."""
         async with asyncio.TaskGroup() as tasks:
-            parts = (self.launches.run, self.nodes.run, self.queue.run)
+            parts = (self.launches.run, self.nodes.run, self.queue.run, self.uploads.run)
             background = [tasks.create_task(run()) for run in parts]
             server = self._rpc_server()
             self.port = await server.start()
@@ -90,7 +94,7 @@ class Gateway:
     def _rpc_server(self) -> RpcServer:
         gateway = self._config.gateway
         server = RpcServer("gateway", gateway.listen, gateway.tls, self._config.grpc, ACCESS)
-        job_rpcs = JobRpcs(self.jobs, self.listings, self.logs)
+        job_rpcs = JobRpcs(self.jobs, self.listings, self.logs, self.uploads)
         served: dict[str, object] = {
             "joblet.JobService": job_rpcs,
             "joblet.JobletService": job_rpcs,

@@ -194,10 +194,16 @@ def executor_spec(job: Job, secrets: Mapping[str, str], contents: Sequence[bytes
         work_dir=job.work_dir,
         uploads=[
             job_pb2.FileUpload(
-                path=upload.path, content=content, mode=upload.mode, size=upload.size, isDirectory=upload.is_directory
+                path=upload.path,
+                content=content,
+                mode=upload.mode,
+                size=upload.size,
+                isDirectory=upload.is_directory,
+                digest=upload.digest,
+                linkTarget=upload.link_target,
             )
             for upload, content in zip(job.uploads, contents, strict=True)
-        ],
+        ],  # fmt: skip
         timeout_seconds=job.timeout_seconds,
         profile="default",
         request_id=job.request_id or "",
@@ -208,6 +214,8 @@ def _upload(upload: job_pb2.FileUpload) -> Upload:
     return Upload(
         path=upload.path.rstrip("/"),
         mode=upload.mode or (DIRECTORY_MODE if upload.isDirectory else FILE_MODE),
-        size=len(upload.content),
+        size=upload.size if upload.digest else len(upload.content),
         is_directory=upload.isDirectory,
+        digest=upload.digest,
+        link_target=upload.linkTarget,
     )

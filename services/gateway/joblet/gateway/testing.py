@@ -19,7 +19,7 @@ from joblet.api.internal.registry_pb2_grpc import RegistryServiceStub
 from joblet.api.job_pb2_grpc import JobServiceStub
 from joblet.common import rpc
 from joblet.common.config import Config, GatewayConfig, JobletConfig, TlsFiles
-from joblet.common.errors import FailedPrecondition, JobletError, JobNotFound, OutOfRange
+from joblet.common.errors import FailedPrecondition, JobletError, JobNotFound, NotFound, OutOfRange
 from joblet.common.pki import Bundle, issue, read_pair, write_bundle, write_pair
 from joblet.common.roles import Role
 from joblet.common.rpc import Access, RpcServer
@@ -68,6 +68,7 @@ class FakeNode:
         self.more = asyncio.Event()
         self.starts: list[str] = []  # one entry per StartJob received
         self.forgotten: list[str] = []
+        self.contents: dict[str, bytes] = {}  # what PutContent brought, by digest
         self.refuse: JobletError | None = None  # what StartJob answers
         self.lose_answers = 0  # so many StartJobs are carried out and never answered
         self.ends_before_stop = False
@@ -208,6 +209,14 @@ class _Executor(executor_pb2_grpc.ExecutorServiceServicer):
             node.lose_answers -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         return executor_pb2.StartJobResponse(job=_node_job(node.jobs[request.spec.job_id]))
+
+    async def PutContent(self, request_iterator: AsyncIterator[job_pb2.UploadChunk], _: Any) -> job_pb2.UploadRes:
+        received = [chunk async for chunk in request_iterator]
+        digest, content = received[0].digest, b"".join(chunk.payload for chunk in received)
+        if not content and digest not in self._node.contents:
+            raise NotFound(f"no content {digest} is stored here")
+        self._node.contents.setdefault(digest, content)
+        return job_pb2.UploadRes(digest=digest, size=len(self._node.contents[digest]))
 
     async def StopJob(self, request: executor_pb2.StopJobRequest, _: Any) -> executor_pb2.StopJobResponse:
         node = self._node

@@ -14,7 +14,6 @@ MISSING: Mapping[str, Mapping[str, str]] = {
         "StopWorkflow": "stopping workflows (StopWorkflow)",
         "DeleteJob": "deleting jobs (DeleteJob)",
         "DeleteAllJobs": "deleting jobs (DeleteAllJobs)",
-        "Upload": "streaming uploads (Upload)",
         "GetJobOutput": "kept outputs of jobs (GetJobOutput)",
         "ListJobOutputs": "kept outputs of jobs (ListJobOutputs)",
         "ExecJob": "running a command inside a job (ExecJob)",

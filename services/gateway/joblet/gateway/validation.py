@@ -12,7 +12,9 @@ from typing import Final
 from google.protobuf import unknown_fields
 
 from joblet.api import job_pb2
+from joblet.common.contents import is_digest
 from joblet.common.errors import InvalidArgument, Unimplemented
+from joblet.common.tree import link_problem
 from joblet.common.units import parse_cpu_list
 
 DANGEROUS: Final = frozenset("\0\r\n;&|`$()<>")
@@ -24,6 +26,7 @@ MAX_LABELS: Final = 64
 MAX_REQUEST_ID_BYTES: Final = 128
 MAX_UPLOADS: Final = 4096
 MAX_PRIORITY: Final = 1000
+MAX_STREAMED_UPLOADS: Final = 16  # each is an open file of the job's init
 INT32_MAX: Final = 2**31 - 1
 
 NETWORKS: Final = frozenset({"host", "none"})
@@ -196,17 +199,21 @@ def _check_network(network: str) -> None:
 
 def _check_uploads(uploads: Iterable[job_pb2.FileUpload]) -> None:
     directories: dict[str, bool] = {}
+    streamed = 0
     for number, upload in enumerate(uploads):
         if number == MAX_UPLOADS:
             raise InvalidArgument(f"invalid uploads: more than {MAX_UPLOADS} files", field="uploads")
-        _check_upload_path(upload.path)
-        if upload.digest:
-            raise Unimplemented("digest in uploads (streaming uploads)")
+        streamed += bool(upload.digest)
+        if streamed > MAX_STREAMED_UPLOADS:
+            raise InvalidArgument(
+                f"invalid uploads: more than {MAX_STREAMED_UPLOADS} with a digest", field="uploads",
+                hint="put files into one directory and upload that",
+            )  # fmt: skip
+        _check_upload_path(upload)
+        _check_upload_source(upload)
         if upload.mode & ~0o777:
             raise _bad_upload(upload.path, f"mode {upload.mode:o} has more than permission bits")
-        if upload.isDirectory and upload.content:
-            raise _bad_upload(upload.path, "a directory has no content")
-        if upload.size not in (0, len(upload.content)):
+        if not upload.digest and upload.size not in (0, len(upload.content)):
             raise _bad_upload(upload.path, f"size {upload.size} is not that of its content, {len(upload.content)}")
         path = upload.path.rstrip("/")
         if path in directories:
@@ -218,7 +225,26 @@ def _check_uploads(uploads: Iterable[job_pb2.FileUpload]) -> None:
                 raise _bad_upload(path, f"{_quoted(parent)} is a file")
 
 
-def _check_upload_path(path: str) -> None:
+def _check_upload_source(upload: job_pb2.FileUpload) -> None:
+    """Where its bytes come from: the message, an upload, or nowhere."""
+    if upload.isDirectory and upload.content:
+        raise _bad_upload(upload.path, "a directory has no content")
+    if upload.linkTarget:
+        if upload.isDirectory or upload.content or upload.digest:
+            raise _bad_upload(upload.path, "a link is no directory and has no content")
+        why = link_problem(upload.path.encode(), upload.linkTarget.encode())
+        if why:
+            raise _bad_upload(upload.path, why)
+    if upload.digest and upload.content:
+        raise _bad_upload(upload.path, "it has content and a digest")
+    if upload.digest and not is_digest(upload.digest):
+        raise _bad_upload(upload.path, 'its digest is not "sha256:" and 64 hexadecimal digits')
+
+
+def _check_upload_path(upload: job_pb2.FileUpload) -> None:
+    path = upload.path
+    if path == "." and upload.isDirectory and upload.digest:
+        return  # a tree may go into /work itself
     if not path:
         raise InvalidArgument("invalid uploads: a file has no path", field="uploads")
     if "\0" in path:

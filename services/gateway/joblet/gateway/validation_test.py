@@ -174,11 +174,38 @@ def test_later_work_is_refused_by_name(field: str) -> None:
         check_run_job(request(**{field: LATER[field]}))
 
 
-def test_other_networks_and_uploads_by_digest_are_later_work() -> None:
+def test_other_networks_are_later_work() -> None:
     with pytest.raises(Unimplemented, match='network "bridge"'):
         check_run_job(request(network="bridge"))
-    with pytest.raises(Unimplemented, match="digest in uploads"):
-        check_run_job(request(uploads=[upload("a", b"", digest="sha256:00")]))
+
+
+DIGEST = "sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("uploads", "says"),
+    [
+        ([upload("a", b"", digest="sha256:00")], "its digest is not"),
+        ([upload("a", b"x", digest=DIGEST)], "content and a digest"),
+        ([upload(".", b"", digest=DIGEST)], 'an empty part or "."'),
+        ([upload("a", b"", linkTarget="/etc/passwd")], "the absolute path"),
+        ([upload("a", b"", linkTarget="../x")], "leads out"),
+        ([upload("a/b", b"", linkTarget="x/../y")], "behind a name"),
+        ([upload("a", b"x", linkTarget="y")], "a link is no directory"),
+        ([upload(f"f{n}", b"", digest=DIGEST) for n in range(17)], "more than 16 with a digest"),
+    ],
+)
+def test_uploads_by_digest_and_links(uploads: list[job_pb2.FileUpload], says: str) -> None:
+    with pytest.raises(InvalidArgument, match=says):
+        check_run_job(request(uploads=uploads))
+    check_run_job(
+        request(
+            uploads=[
+                upload(".", b"", digest=DIGEST, isDirectory=True), upload("d/l", b"", linkTarget="../a"),
+                upload("a", b"", digest=DIGEST, size=1 << 40),
+            ]
+        )
+    )  # fmt: skip
 
 
 def test_fields_of_newer_clients_are_refused() -> None:

@@ -45,7 +45,10 @@ def status(job: Job) -> job_pb2.GetJobStatusRes:
         scheduledTime=rfc3339(job.due_ns),
     )
     for upload in job.uploads:
-        message.uploads.add(path=upload.path, mode=upload.mode, size=upload.size, isDirectory=upload.is_directory)
+        message.uploads.add(
+            path=upload.path, mode=upload.mode, size=upload.size, isDirectory=upload.is_directory,
+            digest=upload.digest, linkTarget=upload.link_target,
+        )  # fmt: skip
     if job.usage is not None:
         message.usage.CopyFrom(usage(job.usage))
     if job.attestation is not None:

@@ -24,6 +24,8 @@ SEALED = -1  # the number of the payload that has the secrets
 # Written out, not as parameters: SQLite uses a partial index only when it can see that the condition is the index's.
 ACTIVE = text("state IN (" + ", ".join(f"'{state.value}'" for state in ACTIVE_STATES) + ")")
 
+NOT_ENDED = text("state IN (" + ", ".join(f"'{state.value}'" for state in JobState if state not in TERMINAL) + ")")
+
 _JOB = select(*(column for column in jobs.columns if column is not jobs.c.listing))
 _BY_ID = Statement(_JOB.where(jobs.c.id == bindparam("job_id")))
 _BY_REQUEST = Statement(_JOB.where(jobs.c.request_id == bindparam("wanted")))
@@ -34,6 +36,7 @@ _BY_PREFIX = Statement(
 )
 _AFTER = Statement(_JOB.where(jobs.c.sequence > bindparam("after")).order_by(jobs.c.sequence).limit(bindparam("count")))
 _ACTIVE_OF = Statement(_JOB.where(jobs.c.node_id == bindparam("node"), ACTIVE).order_by(jobs.c.sequence))
+_WANTED_UPLOADS = Statement(select(jobs.c.uploads).where(NOT_ENDED, text("uploads <> '[]'")))
 _STATE_COUNTS = Statement(select(jobs.c.state, func.count()).group_by(jobs.c.state))
 _STATE = Statement(select(jobs.c.state, jobs.c.listing).where(jobs.c.id == bindparam("job_id")))
 _INSERT = Statement(
@@ -149,6 +152,11 @@ def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Job]:
 
 def state_counts(connection: Connection) -> dict[JobState, int]:
     return dict(_STATE_COUNTS.rows(connection, {}))
+
+
+def wanted_digests(connection: Connection) -> set[str]:
+    """Of the uploads of all jobs that have not ended."""
+    return {upload.digest for (uploads,) in _WANTED_UPLOADS.rows(connection, {}) for upload in uploads if upload.digest}
 
 
 def contents_of(connection: Connection, job_id: str) -> list[bytes]:

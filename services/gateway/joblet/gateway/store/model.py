@@ -14,12 +14,15 @@ class NodeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file below /work, without its content."""
+    """A file below /work, without its content. With a digest that is in `joblet.gateway.uploads`; a directory's is a
+    tree."""
 
     path: str
     mode: int
     size: int
     is_directory: bool
+    digest: str = ""
+    link_target: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ class Uploads(Json):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return _encode([[u.path, u.mode, u.size, u.is_directory] for u in value])
+        return _encode([[u.path, u.mode, u.size, u.is_directory, u.digest, u.link_target] for u in value])
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return tuple(Upload(*fields) for fields in _decode(value) or ())
