@@ -7,6 +7,7 @@ from pathlib import Path
 
 import leftovers
 import pytest
+from limited import Limited, limited_system
 from local_system import LocalSystem, local_system, wait_for
 
 
@@ -25,6 +26,13 @@ def clean_machine() -> Iterator[None]:
 def joblet(clean_machine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSystem]:
     """One system shared by the tests that do not hurt it."""
     with local_system(tmp_path_factory.mktemp("jbtest")) as system:
+        yield system
+
+
+@pytest.fixture(scope="session")
+def limited(clean_machine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Limited]:
+    """A system with small directories and a disk that jobs can read, for the tests of limits."""
+    with limited_system(tmp_path_factory.mktemp("jbtest")) as system:
         yield system
 
 

@@ -40,13 +40,13 @@ def _mounts() -> set[str]:
 def _cgroups() -> set[str]:
     """Below this process's own cgroups: services started by a test are there, and others' runs beside it are not."""
     found = set()
-    for own in _own_cgroups():
+    for own in own_cgroups():
         for directory, names, _ in os.walk(own):
             found |= {f"cgroup {directory}/{name}" for name in names if "joblet" in f"{directory}/{name}"}
     return found
 
 
-def _own_cgroups() -> list[Path]:
+def own_cgroups() -> list[Path]:
     # "4:memory:/a/b" is /sys/fs/cgroup/memory/a/b; "0::/a" is v2, alone or beside v1.
     root, found = Path("/sys/fs/cgroup"), []
     for line in Path("/proc/self/cgroup").read_text().splitlines():

@@ -16,7 +16,8 @@ HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[2] / "build/guest"
 DEFAULT = (
     "services/executor/joblet/executor/cgroup/driver_root_test.py",
-    *("-k", "cores"),
+    "services/executor/joblet/executor/launch_root_test.py",
+    *("-k", "cores or attested_and_runs"),
 )
 """What needs the cpuset controller or a second CPU."""
 

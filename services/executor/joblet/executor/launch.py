@@ -48,6 +48,7 @@ from joblet.executor.logs import LogFiles
 from joblet.executor.userns import JOB_ID_INSIDE, UserNamespace
 from joblet.executor.waiting import readable
 
+BUFFERED_WRITES: Final = "maxIOBPS: writes that the kernel delays are not limited (the node has cgroup v1)"
 LANDLOCK_SCOPES: Final = 6  # the Landlock ABI that can scope abstract sockets and signals (Linux 6.12)
 _TMPFS_INODES: Final = 1 << 18
 _TTY_GROUP: Final = 5  # TTY_GROUP of rootfs.c
@@ -332,7 +333,13 @@ def id_inside(profile: Profile) -> int:
 
 
 def not_isolated(order: Order, node: Node) -> tuple[str, ...]:
-    """What the job shares with its node, in words."""
+    """What the job shares with its node, and where a limit cannot hold, in words."""
+    unlimited = order.limits.io_bytes_per_second and node.cgroup_version == 1
+    gaps = (BUFFERED_WRITES,) if unlimited else ()
+    return (*_shared(order, node), *gaps)
+
+
+def _shared(order: Order, node: Node) -> tuple[str, ...]:
     if order.network is not Network.HOST:
         return ()
     shared = ["network: the node's interfaces and everything that listens on its loopback addresses can be reached"]

@@ -6,6 +6,7 @@ cannot run jobs still has an executor: it says why in its health and with every 
 
 import os
 import platform
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +64,15 @@ def _isolation(config: Config, jobinit: Path, cgroups: CgroupDriver, stack: Exit
     stack.callback(os.close, template)
     syscalls.become_subreaper()
     ranges, users = _users(config, stack)
-    devices = block_devices_of(Path(path) for path in bound_paths)
+    devices = block_devices_of(_shown(bound_paths))
     return Machine(jobinit, cgroups, devices, template, bound_paths, ranges, users)
+
+
+def _shown(bound_paths: Sequence[str]) -> list[Path]:
+    """What jobs see of the host's file systems: the bound directories and what is mounted below them."""
+    mounts = procfs.parse_mounts(Path("/proc/self/mountinfo").read_text())
+    below = [mount.path for mount in mounts if any(mount.path.startswith(f"{path}/") for path in bound_paths)]
+    return [Path(path) for path in (*bound_paths, *below)]
 
 
 def _users(config: Config, stack: ExitStack) -> tuple[UidRanges, UserNamespacePool]:

@@ -1,8 +1,9 @@
 """From paths to the disks under them: which block devices an I/O limit has to name.
 
-Limits are kept by whole disks, so a partition stands for its disk, device mapper and RAID for the disks below, and a
-loop device for the disk with its file. Anonymous devices (overlay, btrfs, tmpfs, network and host filesystems) have no
-disk the kernel could tell us about. Source: Documentation/ABI/testing/sysfs-block, sysfs-dev.
+Limits are kept by whole disks, so a partition stands for its disk, and device mapper and RAID for the disks below. A
+loop device stands for itself and the disk with its file: through the page cache of that file much gets by the disk.
+Anonymous devices (overlay, btrfs, tmpfs, network and host filesystems) have no disk the kernel could tell us about.
+Source: Documentation/ABI/testing/sysfs-block, sysfs-dev.
 """
 
 import os
@@ -41,7 +42,9 @@ def _disks(device: Device, sys_dev_block: Path) -> set[Device]:
     if (entry / "partition").exists():
         entry = entry.parent
     below = {disk for lower in _lower(entry) for disk in _disks(lower, sys_dev_block)}
-    return below or {files.device(files.read(str(entry / "dev")))}
+    if below and not (entry / "loop").is_dir():
+        return below
+    return {*below, files.device(files.read(str(entry / "dev")))}
 
 
 def _lower(entry: Path) -> list[Device]:

@@ -158,7 +158,7 @@ def test_processes_are_limited(driver: CgroupDriver, processes: ExitStack) -> No
 
 
 def test_io_is_limited(driver: CgroupDriver, processes: ExitStack, tmp_path: Path) -> None:
-    rate, size = 2 * MIB, 3 * MIB
+    rate, size = 2 * MIB, 6 * MIB
     devices = block_devices_of([tmp_path])
     job = driver.create("io", Limits(io_bytes_per_second=rate), devices)
     data = tmp_path / "data"
@@ -166,10 +166,28 @@ def test_io_is_limited(driver: CgroupDriver, processes: ExitStack, tmp_path: Pat
         blocks = ("bs=64K", f"count={size // 65536}")
         report = output(job, processes, "sh", "-c", 'LC_ALL=C exec dd "$@" 2>&1', "sh", *direction, *blocks)
         seconds = float(report.split(" copied, ")[1].split(" s,")[0])
-        assert size / rate * 0.8 <= seconds <= size / rate * 1.2
+        assert 0.85 <= size / seconds / rate <= 1.15
     usage = job.usage()
     assert size <= usage.io_write_bytes <= 1.2 * size
     assert size <= usage.io_read_bytes <= 2 * size  # dd itself may come from the disk
+    job.remove()
+
+
+BURN = """if True:
+    import os, sys, time
+    end = time.monotonic() + float(sys.argv[2])
+    for _ in range(int(sys.argv[1]) - 1):
+        if os.fork() == 0:
+            break
+    while time.monotonic() < end: pass
+"""
+
+
+def test_more_than_one_core_is_limited(driver: CgroupDriver, processes: ExitStack) -> None:
+    job = driver.create("cores-150", Limits(cpu_percent=150), ())
+    started = time.monotonic()
+    output(job, processes, *PYTHON, BURN, "3", "2")
+    assert cpu_seconds(job) / (time.monotonic() - started) <= 1.6
     job.remove()
 
 
@@ -181,6 +199,9 @@ def test_cores_are_limited_or_refused(driver: CgroupDriver, processes: ExitStack
         return
     job = driver.create("cores", Limits(cpu_cores=(core,)), ())
     assert output(job, processes, *PYTHON, "import os; print(*os.sched_getaffinity(0))") == f"{core}\n"
+    started, before = time.monotonic(), cpu_seconds(job)
+    output(job, processes, *PYTHON, BURN, "3", "2")
+    assert (cpu_seconds(job) - before) / (time.monotonic() - started) <= 1.1
     job.remove()
 
 

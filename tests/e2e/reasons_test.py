@@ -1,0 +1,139 @@
+"""Why a job ended: every reason that status can name, brought about for real, and the usage that comes with each."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import leftovers
+import pytest
+import yaml
+from limited import LEASE_SECONDS, Ended, Limited, refused
+from local_system import wait_for
+
+from joblet.api import job_pb2
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+CALL_SECONDS = 60.0
+
+
+def status(limited: Limited, job_id: str) -> job_pb2.GetJobStatusRes:
+    return limited.stub.GetJobStatus(job_pb2.GetJobStatusReq(uuid=job_id), timeout=CALL_SECONDS)
+
+
+def running(limited: Limited, *argv: str) -> str:
+    """A job that runs."""
+    job_id = limited.start(*argv)
+    wait_for("RUNNING", lambda: status(limited, job_id).status == "RUNNING")
+    return job_id
+
+
+def check_usage(ended: Ended) -> None:
+    """It ran, so it used something, and all of it is told."""
+    usage = ended.job.usage
+    assert usage.wallSeconds > 0
+    assert usage.peakMemoryBytes > 0
+    assert usage.voluntaryContextSwitches + usage.involuntaryContextSwitches > 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "wanted", "how", "number"),
+    [
+        (("true",), {}, ("COMPLETED", 0, "exit"), 0),
+        (("sh", "-c", "exit 7"), {}, ("FAILED", 7, "exit"), 0),
+        (("sh", "-c", "kill -SEGV $$"), {}, ("FAILED", 139, "signal"), 11),
+        (("sleep", "1000"), {"timeoutSeconds": 1}, ("STOPPED", -1, "timeout"), 0),
+        (("python3", "-ISc", "bytearray(300 << 20)"), {"maxMemory": 64}, ("FAILED", 137, "oom"), 9),
+    ],
+    ids=["exit", "exit code", "signal", "timeout", "oom"],
+)
+def test_ends_by_itself(
+    limited: Limited, argv: tuple[str, ...], wanted: dict[str, Any], how: tuple[str, int, str], number: int
+) -> None:
+    ended = limited.run(*argv, **wanted)
+    assert (ended.how, ended.job.signal) == (how, number)
+    check_usage(ended)
+
+
+def test_stopped(limited: Limited) -> None:
+    job_id = running(limited, "sleep", "1000")
+    limited.stub.StopJob(job_pb2.StopJobReq(uuid=job_id), timeout=CALL_SECONDS)
+    ended = limited.end(job_id)
+    assert ended.how == ("STOPPED", -1, "stopped")
+    check_usage(ended)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "reason"), [("/no/such/file", 127, "not-found"), ("/etc/passwd", 126, "not-executable")]
+)
+def test_not_started(limited: Limited, command: str, code: int, reason: str) -> None:
+    ended = limited.run(command)
+    assert ended.how == ("FAILED", code, reason)
+    assert ended.job.usage.wallSeconds == 0
+
+
+def test_limit_not_applied(limited: Limited) -> None:
+    """The core that is asked for has been taken from the executor's cgroup, or the kernel has no cpusets at all."""
+    cores, parents = sorted(os.sched_getaffinity(0)), cpusets(limited)
+    if parents and len(cores) == 1:
+        return  # there is none that could be taken
+    before = {path: path.read_text() for path in parents}
+    try:
+        for path in parents:
+            path.write_text(str(cores[0]))
+        code, text = refused(limited, cpuCores=str(cores[-1]), name="cores")
+    finally:
+        for path, cpus in before.items():
+            path.write_text(cpus)
+    assert code == "INTERNAL"
+    assert text.startswith("job creation failed: limit cpuCores cannot be applied: ")
+    listed = limited.stub.ListJobs(job_pb2.EmptyRequest(), timeout=CALL_SECONDS).jobs
+    (job,) = (job for job in listed if job.name == "cores")
+    assert (job.status, job.exitCode, job.reason, job.message) == ("FAILED", 125, "limit-not-applied", text)
+
+
+def cpusets(limited: Limited) -> list[Path]:
+    """cpuset.cpus of the cgroup that has the system's jobs; none where the kernel has no cpusets."""
+    document = yaml.safe_load((limited.system.directory / "config/joblet-config.yml").read_text())
+    name = document["executor"]["cgroupParent"]
+    return [path for own in leftovers.own_cgroups() if (path := own / name / "cpuset.cpus").exists()]
+
+
+def test_supervisor_killed(limited: Limited) -> None:
+    job_id = running(limited, "sleep", "1000")
+    os.kill(init_of(job_id), signal.SIGKILL)
+    ended = limited.end(job_id)
+    assert ended.how == ("FAILED", -1, "supervisor-killed")
+    assert ended.job.message == "the process that supervised the job was killed; the job was killed with it"
+    assert ended.job.usage.wallSeconds > 0
+    assert ended.job.usage.peakMemoryBytes > 0
+
+
+def init_of(job_id: str) -> int:
+    """The host's pid of a job's init: the parent of the process that has the job's id in its environment."""
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and f"JOB_ID={job_id}".encode() in (process / "environ").read_bytes():
+                return int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue  # ended while we looked
+    raise AssertionError(f"no process of job {job_id}")
+
+
+def test_node_lost_and_found(limited: Limited) -> None:
+    """An executor that stands still sends no heartbeats; when it goes on, it is found to have its jobs still."""
+    job_id = running(limited, "sleep", "1000")
+    executor = limited.system.pids()["executor"]
+    os.kill(executor, signal.SIGSTOP)
+    try:
+        wait_for("node lost", lambda: status(limited, job_id).reason, timeout_seconds=20 * LEASE_SECONDS)
+        lost = status(limited, job_id)
+        assert (lost.status, lost.exitCode, lost.reason) == ("FAILED", -1, "node-lost")
+    finally:
+        os.kill(executor, signal.SIGCONT)
+    wait_for("RUNNING", lambda: status(limited, job_id).status == "RUNNING", timeout_seconds=60)
+    limited.stub.StopJob(job_pb2.StopJobReq(uuid=job_id), timeout=CALL_SECONDS)
+    assert limited.end(job_id).how == ("STOPPED", -1, "stopped")
