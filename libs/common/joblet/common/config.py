@@ -18,6 +18,7 @@ DEFAULT_PATH = Path("/opt/joblet/joblet-config.yml")
 
 _CERTS = "/opt/joblet/certs"
 _NETWORK_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+_ARCHIVE = "s3://BUCKET/PREFIX or file:///DIRECTORY"
 _CGROUP_NAME = r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}"
 
 
@@ -110,6 +111,27 @@ class ExecutorConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LogRetentionConfig:
+    """What is removed from a node's disk. 0: no limit. Logs that still have to be copied to the archive are spared."""
+
+    max_age_seconds: float = schema.duration(30 * 86_400.0)  # since the end of the output
+    max_job_size_mb: int = schema.integer(0)  # MiB of one job's output, also while it runs: the oldest goes
+    max_total_mb: int = schema.integer(0)  # MiB of all logs: the oldest of the jobs that have ended go
+    min_free_mb: int = schema.integer(64)  # MiB free on the filesystem: as above
+    reader_hold_seconds: float = schema.duration(10.0)  # what a reader has not taken yet is kept for so long
+
+
+@dataclass(frozen=True, slots=True)
+class LogArchiveConfig:
+    """Where sealed logs are copied to: s3://BUCKET/PREFIX or file:///DIRECTORY; empty: nowhere."""
+
+    url: str = schema.text("", pattern=r"(s3://[^/?#@]+(/[^?#@]*)?|file:///[^?#]+)?", expected=_ARCHIVE)
+    endpoint: str = schema.text("", pattern=r"(https?://[^/?#@]+)?", expected='an address such as "https://host:9000"')
+    region: str = schema.text("us-east-1", pattern=r"[a-z0-9-]+", expected='the name of a region such as "us-east-1"')
+    credentials_file: Path | None = schema.optional_path()  # as the AWS tools have it, section [default]
+
+
+@dataclass(frozen=True, slots=True)
 class LogstoreConfig:
     listen: str = schema.address("0.0.0.0:50053")
     metrics_listen: str = schema.address("127.0.0.1:9153")
@@ -119,6 +141,9 @@ class LogstoreConfig:
     reader_timeout_seconds: float = schema.duration(
         60.0, minimum=0.1
     )  # a reader that takes nothing for longer is removed
+    seal_after_seconds: float = schema.duration(60.0)  # after the end of the output: compressed and checksummed
+    retention: LogRetentionConfig = schema.section(LogRetentionConfig)
+    archive: LogArchiveConfig = schema.section(LogArchiveConfig)
 
 
 @dataclass(frozen=True, slots=True)

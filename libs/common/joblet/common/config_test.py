@@ -1,6 +1,7 @@
 """The schema of the configuration file: the specification's keys and defaults, and refusal of everything else."""
 
 from dataclasses import fields, is_dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,34 @@ def test_the_printed_file_holds_the_defaults(tmp_path: Path) -> None:
         ("logstore.directory", "/logs", "directory", Path("/logs")),
         ("logstore.socket", "/s", "socket", Path("/s")),
         ("logstore.readerTimeout", "5s", "reader_timeout_seconds", 5.0),
+        ("logstore.sealAfter", "1h", "seal_after_seconds", 3600.0),
+        ("logstore.retention.maxAge", "7d", "max_age_seconds", 7 * 86_400.0),
+        ("logstore.retention.maxJobSizeMb", 1, "max_job_size_mb", 1),
+        ("logstore.retention.maxTotalMb", 2, "max_total_mb", 2),
+        ("logstore.retention.minFreeMb", 3, "min_free_mb", 3),
+        ("logstore.retention.readerHold", "1s", "reader_hold_seconds", 1.0),
+        ("logstore.archive.url", "s3://bucket/a/b", "url", "s3://bucket/a/b"),
+        ("logstore.archive.endpoint", "http://[::1]:9000", "endpoint", "http://[::1]:9000"),
+        ("logstore.archive.region", "eu-central-1", "region", "eu-central-1"),
+        ("logstore.archive.credentialsFile", "/secret", "credentials_file", Path("/secret")),
         ("runtime.directory", "/runtimes", "directory", Path("/runtimes")),
     ],
 )
 def test_every_key_is_read(tmp_path: Path, key: str, value: object, field: str, parsed: object) -> None:
-    section, name = key.split(".")
-    loaded = load(write(tmp_path, yaml.safe_dump({section: {name: value}})))
-    assert getattr(getattr(loaded, section), field) == parsed
+    *sections, name = key.split(".")
+    document: object = {name: value}
+    for section in reversed(sections):
+        document = {section: document}
+    loaded = reduce(getattr, sections, load(write(tmp_path, yaml.safe_dump(document))))
+    assert getattr(loaded, field) == parsed
+
+
+@pytest.mark.parametrize(
+    "url", ["bucket", "s3://", "s3://key:secret@bucket", "http://host/b", "file://relative", "s3://b?x=1"]
+)
+def test_an_archive_is_a_bucket_or_a_directory(tmp_path: Path, url: str) -> None:
+    (problem,) = problems(tmp_path, yaml.safe_dump({"logstore": {"archive": {"url": url}}}))
+    assert problem.startswith("logstore.archive.url: expected s3://BUCKET/PREFIX or file:///DIRECTORY, got ")
 
 
 def keys(section: Any, prefix: str = "") -> set[str]:

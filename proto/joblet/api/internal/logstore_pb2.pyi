@@ -27,6 +27,7 @@ class ReadLogsRequest(_message.Message):
     SINCE_NS_FIELD_NUMBER: _builtins.int
     UNTIL_NS_FIELD_NUMBER: _builtins.int
     TIMESTAMPS_FIELD_NUMBER: _builtins.int
+    SEARCH_ARCHIVE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     offset: _builtins.int
     no_follow: _builtins.bool
@@ -35,6 +36,8 @@ class ReadLogsRequest(_message.Message):
     since_ns: _builtins.int
     until_ns: _builtins.int
     timestamps: _builtins.bool
+    search_archive: _builtins.bool
+    """Look into the archive, too, when the log is not on this node. For jobs that have ended."""
     def __init__(
         self,
         *,
@@ -45,10 +48,11 @@ class ReadLogsRequest(_message.Message):
         since_ns: _builtins.int | None = ...,
         until_ns: _builtins.int | None = ...,
         timestamps: _builtins.bool = ...,
+        search_archive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_since_ns", b"_since_ns", "_tail_lines", b"_tail_lines", "_until_ns", b"_until_ns", "since_ns", b"since_ns", "tail_lines", b"tail_lines", "until_ns", b"until_ns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_since_ns", b"_since_ns", "_tail_lines", b"_tail_lines", "_until_ns", b"_until_ns", "job_id", b"job_id", "no_follow", b"no_follow", "offset", b"offset", "since_ns", b"since_ns", "tail_lines", b"tail_lines", "timestamps", b"timestamps", "until_ns", b"until_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_since_ns", b"_since_ns", "_tail_lines", b"_tail_lines", "_until_ns", b"_until_ns", "job_id", b"job_id", "no_follow", b"no_follow", "offset", b"offset", "search_archive", b"search_archive", "since_ns", b"since_ns", "tail_lines", b"tail_lines", "timestamps", b"timestamps", "until_ns", b"until_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__since_ns: _TypeAlias = _typing.Literal["since_ns"]  # noqa: Y015
     _WhichOneofArgType__since_ns: _TypeAlias = _typing.Literal["_since_ns", b"_since_ns"]  # noqa: Y015

@@ -54,6 +54,7 @@ class LogStoreServiceServicer:
         """Sends the output from `offset` and follows it; ends with OK when the output has ended and all of it was sent, or at
         `until_ns`. With `tail_lines` or `since_ns` the first message has no payload, only the offset at which they begin.
         The messages are the public DataChunk, so that the gateway can pass their bytes on undecoded.
+        Where retention has removed output, a message's offset is larger than where the one before it ended.
         NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -61,7 +62,7 @@ class LogStoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteLogs(self, request, context):
-        """Removes a job's output. FAILED_PRECONDITION while it is being written.
+        """Removes a job's output, and its copy in the archive. FAILED_PRECONDITION while it is being written.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,10 +36,11 @@ class LogStoreServiceStub:
     """Sends the output from `offset` and follows it; ends with OK when the output has ended and all of it was sent, or at
     `until_ns`. With `tail_lines` or `since_ns` the first message has no payload, only the offset at which they begin.
     The messages are the public DataChunk, so that the gateway can pass their bytes on undecoded.
+    Where retention has removed output, a message's offset is larger than where the one before it ended.
     NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
     """
     DeleteLogs: _grpc.UnaryUnaryMultiCallable[_logstore_pb2.DeleteLogsRequest, _logstore_pb2.DeleteLogsResponse]
-    """Removes a job's output. FAILED_PRECONDITION while it is being written."""
+    """Removes a job's output, and its copy in the archive. FAILED_PRECONDITION while it is being written."""
 
 @_typing.type_check_only
 class LogStoreServiceAsyncStub(LogStoreServiceStub):
@@ -48,10 +49,11 @@ class LogStoreServiceAsyncStub(LogStoreServiceStub):
     """Sends the output from `offset` and follows it; ends with OK when the output has ended and all of it was sent, or at
     `until_ns`. With `tail_lines` or `since_ns` the first message has no payload, only the offset at which they begin.
     The messages are the public DataChunk, so that the gateway can pass their bytes on undecoded.
+    Where retention has removed output, a message's offset is larger than where the one before it ended.
     NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
     """
     DeleteLogs: _aio.UnaryUnaryMultiCallable[_logstore_pb2.DeleteLogsRequest, _logstore_pb2.DeleteLogsResponse]  # type: ignore[assignment]
-    """Removes a job's output. FAILED_PRECONDITION while it is being written."""
+    """Removes a job's output, and its copy in the archive. FAILED_PRECONDITION while it is being written."""
 
 class LogStoreServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -63,6 +65,7 @@ class LogStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends the output from `offset` and follows it; ends with OK when the output has ended and all of it was sent, or at
         `until_ns`. With `tail_lines` or `since_ns` the first message has no payload, only the offset at which they begin.
         The messages are the public DataChunk, so that the gateway can pass their bytes on undecoded.
+        Where retention has removed output, a message's offset is larger than where the one before it ended.
         NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
         """
 
@@ -72,6 +75,6 @@ class LogStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _logstore_pb2.DeleteLogsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_logstore_pb2.DeleteLogsResponse, _abc.Awaitable[_logstore_pb2.DeleteLogsResponse]]:
-        """Removes a job's output. FAILED_PRECONDITION while it is being written."""
+        """Removes a job's output, and its copy in the archive. FAILED_PRECONDITION while it is being written."""
 
 def add_LogStoreServiceServicer_to_server(servicer: LogStoreServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

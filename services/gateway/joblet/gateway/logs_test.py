@@ -16,7 +16,7 @@ from joblet.common.states import JobState
 from joblet.gateway import streams
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store.testing import job_values
-from joblet.gateway.testing import FakeJob, World, failure, output, run_forever, run_true, world
+from joblet.gateway.testing import FakeJob, FakeNode, World, failure, output, run_forever, run_true, world
 
 
 async def running_job(it: World) -> FakeJob:
@@ -273,5 +273,42 @@ def test_the_log_of_a_short_job(tmp_path: Path) -> None:
                 job = (await client.RunJob(job_pb2.RunJobReq(command="true"))).job
                 assert await output(client.GetJobLogs(GetJobLogsReq(uuid=job.uuid))) == b"true"
                 assert (await it.status(job.uuid)).status == "COMPLETED"
+
+    asyncio.run(scenario())
+
+
+def test_the_archive_is_asked_for_only_when_the_job_has_ended(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            job = await running_job(it)
+            client = await it.client()
+            await output(client.GetJobLogs(GetJobLogsReq(uuid=job.spec.job_id, noFollow=True)))
+            assert not it.node.last_read.search_archive
+            it.node.ended(job, "COMPLETED", 0)
+            await it.until(job.spec.job_id, "COMPLETED")
+            await output(client.GetJobLogs(GetJobLogsReq(uuid=job.spec.job_id)))
+            assert it.node.last_read.search_archive
+
+    asyncio.run(scenario())
+
+
+def test_when_the_node_is_gone_another_one_reads_from_the_archive(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            job = await running_job(it)
+            client = await it.client()
+            it.node.print(job, b"all of it")
+            it.node.ended(job, "COMPLETED", 0)
+            await it.until(job.spec.job_id, "COMPLETED")
+            other = FakeNode(it.bundle, node_id="node-2")
+            it.stack.push_async_callback(other.down)
+            await other.up()
+            await it.beat(other)
+            await it.node.down()
+            other.finished[job.spec.job_id] = job  # what the archive has
+            request = GetJobLogsReq(uuid=job.spec.job_id)
+            async with asyncio.timeout(30):
+                assert await output(client.GetJobLogs(request)) == b"all of it"
+            assert other.last_read.search_archive
 
     asyncio.run(scenario())

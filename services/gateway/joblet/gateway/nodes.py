@@ -109,6 +109,10 @@ class Nodes:
         """The nodes that can take jobs now."""
         return [link for link in self._links.values() if self.is_ready(link)]
 
+    def others(self, node_id: str) -> list[Link]:
+        """The nodes that can be asked instead of this one."""
+        return [link for link in self.ready() if link.node.id != node_id]
+
     @staticmethod
     def is_ready(link: Link) -> bool:
         return link.connected.is_set() and link.node.state is NodeState.READY

@@ -1,7 +1,8 @@
 """GetJobLogs: the logstore's messages passed on as the bytes they came in, until all of the output has been sent.
 
 The logstore's DataChunk is the public one, so nothing is decoded but the two numbers needed to go on after a break:
-where a chunk begins and how long its payload is. A logstore that goes away is asked again from there. The stream ends
+where a chunk begins and how long its payload is. A logstore that goes away is asked again from there; when the job has
+ended, the logstores of other nodes, too, which have its log if they share an archive with the node. The stream ends
 with OK only when the store has the job's end, so that GetJobStatus never says RUNNING after it.
 """
 
@@ -15,6 +16,7 @@ from joblet.common.errors import DeadlineExceeded, Internal, NotFound, Unavailab
 from joblet.gateway import logoptions
 from joblet.gateway.changes import Changes
 from joblet.gateway.jobs import Jobs
+from joblet.gateway.link import Link
 from joblet.gateway.metrics import Metrics
 from joblet.gateway.nodes import Nodes
 from joblet.gateway.store.model import Job
@@ -74,13 +76,12 @@ class _Copy:
     async def run(self) -> None:
         if not await self._placed():
             return
-        self._logs.nodes.link(self._job.node_id)  # one that is not registered is not waited for
         pause, longest = RETRY_SECONDS
         while True:
             begun = time.monotonic()
             before = self._reached
             try:
-                await self._read()
+                await self._read(self._link())
                 return
             except NotFound:
                 if not await self._worth_asking_again():
@@ -89,6 +90,9 @@ class _Copy:
             except ReaderStalled:
                 raise
             except (Unavailable, DeadlineExceeded):  # the second: the logstore's patience with this reader is shorter
+                self._job = await self._logs.jobs.find(self._job.id)
+                if self._job.ended and await self._read_elsewhere():
+                    return
                 if self._reached != before or time.monotonic() - begun > STEADY_SECONDS:
                     self._failing_since, pause = None, RETRY_SECONDS[0]
                 self._give_up_after_a_while()
@@ -134,13 +138,29 @@ class _Copy:
         now = time.monotonic()
         if self._failing_since is None:
             self._failing_since = now
+        link = self._link()  # one that is not registered is not waited for
         if now - self._failing_since > GIVE_UP_SECONDS:
-            raise self._logs.nodes.link(self._job.node_id).unavailable("its logstore cannot be reached")
+            raise link.unavailable("its logstore cannot be reached")
 
-    async def _read(self) -> None:
-        link = self._logs.nodes.link(self._job.node_id)
+    def _link(self) -> Link:
+        """Raises Unavailable, as a node that is gone for good does when it cannot be reached."""
+        return self._logs.nodes.link(self._job.node_id)
+
+    async def _read_elsewhere(self) -> bool:
+        """From the archive, through a node other than the job's; False when that cannot be."""
+        for link in self._logs.nodes.others(self._job.node_id):
+            try:
+                await self._read(link)
+            except (NotFound, Unavailable):
+                continue
+            return True
+        return False
+
+    async def _read(self, link: Link) -> None:
+        wanted = logoptions.read_request(self._job.id, self._request, self._reached)
+        wanted.search_archive = self._job.ended or self._had_ended
         with link.errors():
-            call = link.read_logs(logoptions.read_request(self._job.id, self._request, self._reached))
+            call = link.read_logs(wanted)
             try:
                 async for chunk in call:
                     await self._pass_on(chunk)

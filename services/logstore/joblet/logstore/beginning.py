@@ -1,16 +1,16 @@
 """Where the output begins that a reader asked for by a number of lines or by a time.
 
 The lines are counted backwards from the end of what is there, a block at a time, so that the last ten lines of a
-gigabyte cost one block. The time is searched for in the index by halving. Both may meet a cold disk: they are done in a
-thread.
+gigabyte cost one block; output that has been removed has no lines. The time is searched for in the index by halving.
+Both may meet a cold disk: they are done in a thread.
 """
 
 import asyncio
-import os
 import time
 
 from joblet.common.errors import Internal
 from joblet.logstore.index import Entry, Kind, count, entry_at, first
+from joblet.logstore.output import Output
 from joblet.logstore.selection import Selection
 from joblet.logstore.watched import WatchedLog
 
@@ -59,28 +59,31 @@ def before(index: int, time_ns: int) -> tuple[Entry | None, bool]:
     return last, number < count(index) and entry_at(index, number).time_ns >= time_ns
 
 
-async def tail(output: int, end: int, lines: int) -> int:
+async def tail(output: Output, end: int, lines: int) -> int:
     """Where the last `lines` lines of the bytes before `end` begin; a last line without a newline counts as well."""
     if not lines:
         return end
     wanted = lines + 1  # the newline before those lines ...
-    if end and os.pread(output, 1, end - 1) != _NEWLINE:
+    if end > output.first and await asyncio.to_thread(output.read, end - 1, 1) != _NEWLINE:
         wanted = lines  # ... which is one less when the last line has none of its own
-    while end:
-        begin = max(0, end - BLOCK_SIZE)
+    while end > (kept := output.first):
+        begin = max(kept, end - BLOCK_SIZE)
         newlines, found = await asyncio.to_thread(_search, output, begin, end - begin, wanted)
         if found is not None:
             return found
         wanted -= newlines
         end = begin
-    return 0
+    return end
 
 
-def _search(output: int, begin: int, size: int, wanted: int) -> tuple[int, int | None]:
+def _search(output: Output, begin: int, size: int, wanted: int) -> tuple[int, int | None]:
     """How many newlines a block has, and the offset behind the one that is `wanted`, counted from its end."""
-    block = os.pread(output, size, begin)
-    if len(block) < size:
-        raise Internal(f"the output was cut to less than {begin + size} bytes while it was read")
+    block = bytearray()
+    while len(block) < size:
+        piece = output.read(begin + len(block), size - len(block))
+        if not piece:
+            raise Internal(f"the output was cut to less than {begin + size} bytes while it was read")
+        block += piece
     newlines = block.count(_NEWLINE)
     if newlines < wanted:
         return newlines, None

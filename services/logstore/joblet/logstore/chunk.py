@@ -25,7 +25,13 @@ _WOULD_BLOCK = {errno.EAGAIN, errno.EOPNOTSUPP}  # the second: a filesystem that
 @dataclass(frozen=True, slots=True)
 class Chunk:
     message: bytes
+    offset: int
     payload_bytes: int
+
+    @property
+    def end(self) -> int:
+        """The offset behind the payload."""
+        return self.offset + self.payload_bytes
 
 
 class Buffer:
@@ -40,11 +46,11 @@ class Buffer:
         room = self._view[_HEAD_ROOM : _HEAD_ROOM + min(limit, CHUNK_SIZE)]
         count = os.preadv(fd, [room], offset, flags)
         head = _PAYLOAD_TAG + varint(count)
-        tail = _OFFSET_TAG + varint(offset) if offset else b""
+        tail = _offset_field(offset)
         begin, end = _HEAD_ROOM - len(head), _HEAD_ROOM + count + len(tail)
         self._bytes[begin:_HEAD_ROOM] = head
         self._bytes[_HEAD_ROOM + count : end] = tail
-        return Chunk(bytes(self._view[begin:end]), count)
+        return Chunk(bytes(self._view[begin:end]), offset, count)
 
 
 _shared = Buffer()  # for reads inside the event loop, of which there is never more than one
@@ -62,7 +68,17 @@ async def read_chunk(fd: int, offset: int, limit: int) -> Chunk:
 
 def empty_chunk(offset: int) -> Chunk:
     """Says where something begins, and nothing else."""
-    return Chunk(_OFFSET_TAG + varint(offset) if offset else b"", 0)
+    return Chunk(_offset_field(offset), offset, 0)
+
+
+def chunk_of(payload: bytes, offset: int) -> Chunk:
+    """For bytes that do not come straight from a file."""
+    message = b"".join((_PAYLOAD_TAG, varint(len(payload)), payload, _offset_field(offset)))
+    return Chunk(message, offset, len(payload))
+
+
+def _offset_field(offset: int) -> bytes:
+    return _OFFSET_TAG + varint(offset) if offset else b""
 
 
 def varint(number: int) -> bytes:

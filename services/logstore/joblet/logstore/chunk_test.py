@@ -33,7 +33,7 @@ def test_it_is_byte_for_byte_what_protobuf_makes(tmp_path: Path, offset: int, li
     payload = CONTENT[offset : offset + limit]
     with file(tmp_path / "file") as fd:
         chunk = read(fd, offset, limit)
-    assert chunk == Chunk(DataChunk(payload=payload, offset=offset).SerializeToString(), len(payload))
+    assert chunk == Chunk(DataChunk(payload=payload, offset=offset).SerializeToString(), offset, len(payload))
 
 
 def test_offsets_beyond_four_gigabytes(tmp_path: Path) -> None:

@@ -15,20 +15,22 @@ from joblet.logstore.beginning import beginning
 from joblet.logstore.chunk import Chunk, empty_chunk
 from joblet.logstore.index import IndexReader
 from joblet.logstore.inotify import Inotify
-from joblet.logstore.layout import LogFiles
+from joblet.logstore.output import OpenLog
+from joblet.logstore.readers import Reader
 from joblet.logstore.selection import Selection
 from joblet.logstore.timed import follow_timed
 from joblet.logstore.watched import WatchedLog, check_end, watched
 
 
-async def follow(files: LogFiles, inotify: Inotify, selection: Selection) -> AsyncGenerator[Chunk, None]:
-    """The output that is selected, in order, nothing twice and nothing left out.
+async def follow(files: OpenLog, inotify: Inotify, reader: Reader, selection: Selection) -> AsyncGenerator[Chunk, None]:
+    """The output that is selected, in order, nothing twice and nothing left out but what retention has removed: after
+    that a chunk's offset is larger than where the one before it ended.
 
     Where it begins is told first, by a chunk without payload, if the reader cannot know it. Raises OutOfRange when the
     output ends before the offset asked for, Internal when the disk holds less than the index promises, Unavailable when
     the service stops (read on from the next offset then). Close it (aclosing) to free the watch.
     """
-    with watched(files, inotify) as log:
+    with watched(files, inotify, reader) as log:
         begin = await beginning(log, selection)
         if selection.searched:
             yield empty_chunk(begin)
@@ -48,8 +50,9 @@ async def _follow(log: WatchedLog, selection: Selection, begin: int) -> AsyncGen
         size = log.size
         while position < size:
             chunk = await log.read(position, size)
-            position += chunk.payload_bytes
-            yield chunk
+            position = size if chunk is None else chunk.end
+            if chunk is not None:
+                yield chunk
         if index.ended:
             check_end(index.last, size, begin)
             return

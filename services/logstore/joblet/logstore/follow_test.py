@@ -17,6 +17,8 @@ from joblet.logstore.follow import follow
 from joblet.logstore.index import Entry, Kind, append, encode
 from joblet.logstore.inotify import Inotify
 from joblet.logstore.layout import LogDirectory, LogFiles
+from joblet.logstore.output import open_log
+from joblet.logstore.readers import Reader
 from joblet.logstore.selection import Selection
 
 JOB = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"
@@ -54,13 +56,13 @@ async def following(
     logs: LogDirectory, inotify: Inotify, selection: Selection = FROM_THE_START
 ) -> AsyncIterator[AsyncGenerator[DataChunk, None]]:
     async def parsed() -> AsyncGenerator[DataChunk, None]:
-        async with aclosing(follow(files, inotify, selection)) as chunks:
+        async with aclosing(follow(files, inotify, Reader(), selection)) as chunks:
             async for chunk in chunks:
                 message = DataChunk.FromString(chunk.message)
                 assert len(message.payload) == chunk.payload_bytes > 0
                 yield message
 
-    with closing(logs.open_for_reading(JOB)) as files:
+    with closing(open_log(logs.open_for_reading(JOB))) as files:
         async with aclosing(parsed()) as chunks:
             yield chunks
 

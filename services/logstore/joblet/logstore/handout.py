@@ -47,13 +47,17 @@ class Answer:
 
 
 class Handout:
-    """Listens from its construction (raises StartError); answers while `serve` runs; one packet at a time per peer."""
+    """Listens from its construction (raises StartError); answers while `serve` runs; one packet at a time per peer.
 
-    def __init__(self, path: Path, logs: LogDirectory, disk: Executor) -> None:
+    `opened` is called, in the thread of `disk`, with the id of every log that is given away.
+    """
+
+    def __init__(self, path: Path, logs: LogDirectory, disk: Executor, opened: Callable[[str], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._logs = logs
         self._disk = disk
+        self._opened = opened
         self._socket = unixsock.bind(path)
         self._socket.setblocking(False)
         self._connections = 0
@@ -151,6 +155,7 @@ class Handout:
     def _open(self, job_id: str) -> Answer:
         files = self._logs.open_for_writing(job_id)
         metrics.OPENED.inc()
+        self._opened(job_id)
         return Answer({"ok": True}, (files.output, files.index))
 
     def _finish(self, job_id: str) -> Answer:

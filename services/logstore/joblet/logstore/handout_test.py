@@ -48,7 +48,9 @@ def serving(directory: Path, *clients: Callable[[Path], None]) -> None:
         with ExitStack() as stack:
             logs = stack.enter_context(closing(LogDirectory(directory / "logs")))
             disk = stack.enter_context(ThreadPoolExecutor(1))
-            handout = stack.enter_context(closing(Handout(directory / "run" / "control.sock", logs, disk)))
+            handout = stack.enter_context(
+                closing(Handout(directory / "run" / "control.sock", logs, disk, lambda _: None))
+            )
             server = asyncio.create_task(handout.serve())
             threads: list[Awaitable[None]] = [
                 asyncio.to_thread(client, directory / "run" / "control.sock") for client in clients
@@ -218,7 +220,7 @@ def test_the_socket_is_private_and_taken_only_once(tmp_path: Path) -> None:
             ThreadPoolExecutor(1) as disk,
             pytest.raises(StartError),
         ):
-            Handout(path, logs, disk)
+            Handout(path, logs, disk, lambda _: None)
         with connected(path) as control:
             assert ask(control, "open") == {"ok": True}
 

@@ -6,7 +6,8 @@ write.
 
 On disk, all numbers little endian:
 
-    header, 16 bytes    the six letters JBLIDX, the version as two bytes (1), eight zero bytes kept for later
+    header, 16 bytes    the six letters JBLIDX, the version as two bytes (1), eight zero bytes; or, when the front
+                        of the output was removed, version 2 and how much that is (indexheader.py)
     entry, 24 bytes     u64 bytes of output so far; u64 CLOCK_REALTIME in nanoseconds; u32 kind;
                         u32 CRC-32 (IEEE, as zlib computes it) of the 20 bytes before it
     entry, 24 bytes     ...
@@ -30,11 +31,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from joblet.common.errors import Internal
+from joblet.logstore import indexheader
+from joblet.logstore.indexheader import HEADER, HEADER_SIZE, MAGIC, VERSIONS
 
-MAGIC = b"JBLIDX"
-VERSION = 1
-HEADER = MAGIC + struct.pack("<H", VERSION) + bytes(8)
-HEADER_SIZE = 16
 ENTRY_SIZE = 24
 ENTRIES_AT_ONCE = 2048
 READ_SIZE = ENTRY_SIZE * ENTRIES_AT_ONCE  # bytes asked for at once
@@ -191,7 +190,7 @@ def _position(number: int) -> int:
 def header_is_complete(fd: int) -> bool:
     """False when the header was cut short; raises IndexDamaged for a file that is no index of this version."""
     header = os.pread(fd, HEADER_SIZE, 0)
-    if header == HEADER:
+    if indexheader.first_of(header) is not None:
         return True
     if len(header) < HEADER_SIZE and HEADER.startswith(header):
         return False
@@ -199,8 +198,10 @@ def header_is_complete(fd: int) -> bool:
         return False
     if header.startswith(MAGIC) and len(header) == HEADER_SIZE:
         version = struct.unpack_from("<H", header, len(MAGIC))[0]
-        if version != VERSION:
-            raise IndexDamaged(len(MAGIC), f"version {version} is not known (expected {VERSION})")
+        if version not in VERSIONS:
+            raise IndexDamaged(
+                len(MAGIC), f"version {version} is not known (expected {' or '.join(map(str, VERSIONS))})"
+            )
     raise IndexDamaged(0, "the header is not that of a log index")
 
 

@@ -10,8 +10,6 @@ import pytest
 from joblet.logstore.index import (
     ENTRIES_AT_ONCE,
     ENTRY_SIZE,
-    HEADER,
-    HEADER_SIZE,
     Entry,
     IndexDamaged,
     IndexReader,
@@ -23,6 +21,7 @@ from joblet.logstore.index import (
     first,
     mend,
 )
+from joblet.logstore.indexheader import HEADER, HEADER_SIZE
 
 GOLDEN = Path(__file__).parent / "testdata" / "index-v1.golden"
 GOLDEN_ENTRIES = [
@@ -170,7 +169,8 @@ def test_mending_does_not_cut_damage_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (HEADER.replace(b"\x01", b"\x02"), "version 2 is not known"),
+        (HEADER.replace(b"\x01", b"\x03"), "version 3 is not known"),
+        (HEADER.replace(b"\x01", b"\x02"), "not that of a log index"),
         (b"#!/bin/sh\necho hello\n", "not that of a log index"),
         (b"JBX", "not that of a log index"),
         (bytes(64), "not that of a log index"),

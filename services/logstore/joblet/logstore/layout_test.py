@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from joblet.common.errors import FailedPrecondition, InvalidArgument, JobNotFound
-from joblet.logstore.index import HEADER, Entry, IndexDamaged, IndexReader, Kind, append, encode
+from joblet.logstore.index import Entry, IndexDamaged, IndexReader, Kind, append, encode
+from joblet.logstore.indexheader import HEADER
 from joblet.logstore.layout import LogDirectory, LogSize
 
 JOB = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"

@@ -7,19 +7,25 @@ is noticed by grpc, which cancels the call: descriptors and watch are freed ther
 """
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import aclosing, closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from joblet.api.internal.logstore_pb2 import DeleteLogsRequest, DeleteLogsResponse, ReadLogsRequest
-from joblet.common.errors import DeadlineExceeded
+from joblet.common.errors import DeadlineExceeded, JobNotFound
 from joblet.common.log import get_logger
 from joblet.logstore import metrics, selection
+from joblet.logstore.archive import Archive
 from joblet.logstore.follow import follow
 from joblet.logstore.inotify import Inotify
-from joblet.logstore.layout import LogDirectory, LogFiles
+from joblet.logstore.keeping import Keeper
+from joblet.logstore.layout import LogDirectory
+from joblet.logstore.output import OpenLog, open_archived, open_log
+from joblet.logstore.readers import Readers
 
 if TYPE_CHECKING:  # generic in the type stubs only
     ReadContext = grpc.aio.ServicerContext[ReadLogsRequest, bytes]
@@ -29,14 +35,15 @@ if TYPE_CHECKING:  # generic in the type stubs only
 log = get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
 class LogStore:
-    """`disk` is the one thread that creates and removes logs."""
-
-    def __init__(self, logs: LogDirectory, inotify: Inotify, disk: Executor, reader_timeout_seconds: float) -> None:
-        self._logs = logs
-        self._inotify = inotify
-        self._disk = disk
-        self._reader_timeout_seconds = reader_timeout_seconds
+    logs: LogDirectory
+    inotify: Inotify
+    keeper: Keeper
+    readers: Readers
+    archive: Archive | None
+    archive_threads: Executor
+    reader_timeout_seconds: float
 
     def handlers(self) -> "dict[str, Handler]":
         """By method name. ReadLogs has no serializer: it gives bytes."""
@@ -53,42 +60,56 @@ class LogStore:
 
     async def read_logs(self, request: ReadLogsRequest, context: "ReadContext") -> None:
         wanted = selection.parse(request)
-        files = await self._open(request.job_id)
-        with closing(files), metrics.FOLLOWERS.track_inprogress():
+        files = await self._open(request)
+        with (
+            closing(files),
+            metrics.FOLLOWERS.track_inprogress(),
+            self.readers.reading(request.job_id) as reader,
+        ):
             # At once, so that the caller of a quiet job knows that it is being served.
             await context.send_initial_metadata(())
-            async with aclosing(follow(files, self._inotify, wanted)) as chunks:
+            async with aclosing(follow(files, self.inotify, reader, wanted)) as chunks:
                 async for chunk in chunks:
                     await self._write(request.job_id, context, chunk.message)
                     metrics.BYTES_SENT.inc(chunk.payload_bytes)
 
     async def delete_logs(self, request: DeleteLogsRequest, _: "DeleteContext") -> DeleteLogsResponse:
-        await asyncio.get_running_loop().run_in_executor(self._disk, self._logs.delete, request.job_id)
+        await self.keeper.delete(request.job_id)
         log.info("log deleted", jobId=request.job_id)
         return DeleteLogsResponse()
 
-    async def _open(self, job_id: str) -> LogFiles:
-        opening = asyncio.get_running_loop().run_in_executor(None, self._logs.open_for_reading, job_id)
+    async def _open(self, request: ReadLogsRequest) -> OpenLog:
         try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close_unclaimed)
-            raise
+            return await _claimed(None, lambda: open_log(self.logs.open_for_reading(request.job_id)))
+        except JobNotFound:
+            archive, threads = self.archive, self.archive_threads
+            if archive is None or not request.search_archive:
+                raise
+        return await _claimed(threads, lambda: open_archived(archive.open(request.job_id), threads))
 
     async def _write(self, job_id: str, context: "ReadContext", message: bytes) -> None:
         try:
-            async with asyncio.timeout(self._reader_timeout_seconds) as limit:
+            async with asyncio.timeout(self.reader_timeout_seconds) as limit:
                 await context.write(message)
         except TimeoutError:
             if not limit.expired():
                 raise
             metrics.STALLED.inc()
             log.warn("reader took nothing and was sent away", jobId=job_id, peer=context.peer())
-            text = f"the reader took no output for {self._reader_timeout_seconds:g} seconds"
+            text = f"the reader took no output for {self.reader_timeout_seconds:g} seconds"
             raise DeadlineExceeded(text, hint="read on from the offset that was reached") from None
 
 
-def _close_unclaimed(opening: "asyncio.Future[LogFiles]") -> None:
+async def _claimed(threads: Executor | None, opener: Callable[[], OpenLog]) -> OpenLog:
+    opening = asyncio.get_running_loop().run_in_executor(threads, opener)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_unclaimed)
+        raise
+
+
+def _close_unclaimed(opening: "asyncio.Future[OpenLog]") -> None:
     """The caller went away while its files were being opened."""
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()

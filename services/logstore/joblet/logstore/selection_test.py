@@ -19,6 +19,8 @@ from joblet.logstore.follow import follow
 from joblet.logstore.index import ENTRIES_AT_ONCE, Entry, Kind, append, encode
 from joblet.logstore.inotify import Inotify
 from joblet.logstore.layout import LogDirectory, LogFiles
+from joblet.logstore.output import OpenLog, open_log
+from joblet.logstore.readers import Reader
 from joblet.logstore.selection import Selection
 
 JOB = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"
@@ -30,7 +32,7 @@ T0 = 1_700_000_000 * SECOND
 class Log:
     """A log that is written by the test, and what readers of it get."""
 
-    def __init__(self, files: LogFiles, reading: LogFiles, inotify: Inotify) -> None:
+    def __init__(self, files: LogFiles, reading: OpenLog, inotify: Inotify) -> None:
         self.files = files
         self.reading = reading
         self.inotify = inotify
@@ -44,7 +46,7 @@ class Log:
     @asynccontextmanager
     async def chunks(self, **wanted: object) -> AsyncIterator[AsyncGenerator[DataChunk, None]]:
         async def parsed() -> AsyncGenerator[DataChunk, None]:
-            async with aclosing(follow(self.reading, self.inotify, Selection(**wanted))) as chunks:  # type: ignore[arg-type]
+            async with aclosing(follow(self.reading, self.inotify, Reader(), Selection(**wanted))) as chunks:  # type: ignore[arg-type]
                 async for chunk in chunks:
                     yield DataChunk.FromString(chunk.message)
 
@@ -85,7 +87,7 @@ def on_a_log(tmp_path: Path) -> Iterator[Callable[[Callable[[Log], object]], Non
         with (
             closing(LogDirectory(tmp_path / "logs")) as logs,
             closing(logs.open_for_writing(JOB)) as files,
-            closing(logs.open_for_reading(JOB)) as reading,
+            closing(open_log(logs.open_for_reading(JOB))) as reading,
             closing(Inotify()) as inotify,
         ):
             result = scenario(Log(files, reading, inotify))

@@ -291,7 +291,7 @@ def test_a_reader_that_takes_nothing_is_sent_away_and_can_read_on(tmp_path: Path
             received += await read(stub, len(received))
             assert digest(bytes(received)) == digest(content)
 
-    with logstore(tmp_path, reader_timeout="300ms") as process:
+    with logstore(tmp_path, readerTimeout="300ms") as process:
         ended_log(process, content)
         asyncio.run(main(process))
         assert any("reader took nothing and was sent away" in line for line in process.log)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from threading import Thread
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 import grpc
+import yaml
 
 from joblet.api.internal.logstore_pb2_grpc import LogStoreServiceStub
 from joblet.common import config, unixsock
@@ -36,10 +37,10 @@ POLL_SECONDS = 0.01
 class LogStoreProcess:
     """`python -m joblet.logstore` in `directory`. It can be killed and started again, then on the same port."""
 
-    def __init__(self, directory: Path, *, reader_timeout: str = "60s") -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, object]) -> None:
         self.directory = directory
         self.bundle: Bundle = write_bundle(directory / "certs", node_id=NODE)
-        self.reader_timeout = reader_timeout
+        self.settings = settings
         self.port = 0
         self.metrics_port = 0
         self.running = False
@@ -69,11 +70,15 @@ class LogStoreProcess:
 
     def write_config(self) -> Path:
         path = self.directory / "joblet-config.yml"
-        tls = f"{{ca: {self.bundle.ca_cert}, cert: {self.bundle.cert('node')}, key: {self.bundle.key('node')}}}"
-        path.write_text(
-            f"logstore:\n  listen: 127.0.0.1:{self.port}\n  metricsListen: 127.0.0.1:{self.metrics_port}\n"
-            f"  directory: logs\n  socket: control.sock\n  readerTimeout: {self.reader_timeout}\n  tls: {tls}\n"
-        )
+        bundle = self.bundle
+        own = {
+            "listen": f"127.0.0.1:{self.port}",
+            "metricsListen": f"127.0.0.1:{self.metrics_port}",
+            "directory": "logs",
+            "socket": "control.sock",
+            "tls": {"ca": str(bundle.ca_cert), "cert": str(bundle.cert("node")), "key": str(bundle.key("node"))},
+        }
+        path.write_text(yaml.safe_dump({"logstore": own | dict(self.settings)}))
         return path
 
     def end(self, number: signal.Signals) -> int:
@@ -107,7 +112,8 @@ class LogStoreProcess:
         """Asks for the log as the executor does."""
         answer, fds = self.ask("open", job_id)
         assert answer == {"ok": True}
-        with closing(LogFiles(*fds)) as files:
+        output, index = fds
+        with closing(LogFiles(output, index)) as files:
             yield files
 
     def descriptors(self) -> list[str]:
@@ -143,9 +149,9 @@ class LogStoreProcess:
 
 
 @contextmanager
-def logstore(directory: Path, *, reader_timeout: str = "60s") -> Iterator[LogStoreProcess]:
-    """A running one; if the test has not ended it, it must end on SIGTERM with 0."""
-    process = LogStoreProcess(directory, reader_timeout=reader_timeout)
+def logstore(directory: Path, **settings: object) -> Iterator[LogStoreProcess]:
+    """A running one, with keys of its section; if the test has not ended it, it must end on SIGTERM with 0."""
+    process = LogStoreProcess(directory, settings)
     process.start()
     try:
         yield process

@@ -38,10 +38,9 @@ async def follow_timed(log: WatchedLog, selection: Selection, begin: int) -> Asy
         limit = min(size, entries[-1].total_bytes) if entries else position
         while position < limit:
             chunk = await log.read(position, limit)
-            if selection.timestamps:
-                chunk = _with_times(chunk, position, entries)
-            position += chunk.payload_bytes
-            yield chunk
+            position = limit if chunk is None else chunk.end
+            if chunk is not None:
+                yield _with_times(chunk, entries) if selection.timestamps else chunk
         if is_last:
             return
         if index.ended:
@@ -53,10 +52,10 @@ async def follow_timed(log: WatchedLog, selection: Selection, begin: int) -> Asy
             await log.wait(None if until_ns is None else until_ns + GRACE_NS)
 
 
-def _with_times(chunk: Chunk, position: int, entries: deque[Entry]) -> Chunk:
+def _with_times(chunk: Chunk, entries: deque[Entry]) -> Chunk:
     """The message with its times behind it: serialized messages one after the other are one message."""
-    times = DataChunk(times=_times(position, position + chunk.payload_bytes, entries))
-    return Chunk(chunk.message + times.SerializeToString(), chunk.payload_bytes)
+    times = DataChunk(times=_times(chunk.offset, chunk.end, entries))
+    return Chunk(chunk.message + times.SerializeToString(), chunk.offset, chunk.payload_bytes)
 
 
 def _times(begin: int, end: int, entries: deque[Entry]) -> Iterable[OutputTime]:

@@ -1,47 +1,56 @@
-"""One job's log while somebody reads it: its two files, and being woken when either of them changes."""
+"""One job's log while somebody reads it: its output and index, and being woken when either of them changes."""
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from joblet.common.errors import Internal, OutOfRange, Unavailable
 from joblet.common.units import NS_PER_SECOND
-from joblet.logstore.chunk import CHUNK_SIZE, Chunk, read_chunk
+from joblet.logstore.chunk import CHUNK_SIZE, Chunk
 from joblet.logstore.index import Entry
 from joblet.logstore.inotify import Inotify
-from joblet.logstore.layout import LogFiles
+from joblet.logstore.output import OpenLog
+from joblet.logstore.readers import Reader
 
 LOOK_AGAIN_SECONDS = 60.0  # while a time is waited for: clocks are set
 
 
 @dataclass(frozen=True, slots=True)
 class WatchedLog:
-    """Look at the files after `changed.clear()` and wait afterwards: what changes in between sets it again."""
+    """Look at the log after `changed.clear()` and wait afterwards: what changes in between sets it again."""
 
-    files: LogFiles
+    files: OpenLog
     changed: asyncio.Event
     _inotify: Inotify
+    _reader: Reader
 
     @property
     def size(self) -> int:
         """Bytes of output at this moment."""
-        return os.fstat(self.files.output).st_size
+        return self.files.output.size
 
     def check_stopping(self) -> None:
         """Raises Unavailable when the service stops."""
         if self._inotify.stopping:
             raise Unavailable("the logstore is stopping")
 
-    async def read(self, position: int, limit: int) -> Chunk:
-        """The next piece of the bytes from `position` to `limit`, which are known to be there."""
+    async def read(self, position: int, limit: int) -> Chunk | None:
+        """The next piece of the bytes from `position` to `limit`, which are known to have been written.
+
+        Begins behind `position` when the beginning has been removed; None when all of it has.
+        """
         self.check_stopping()
-        chunk = await read_chunk(self.files.output, position, min(CHUNK_SIZE, limit - position))
-        if not chunk.payload_bytes:
-            raise Internal(f"the output was cut to less than {limit} bytes while it was read")
-        return chunk
+        output = self.files.output
+        self._reader.position = position
+        while (begin := max(position, output.first)) < limit:
+            chunk = await output.chunk(begin, min(CHUNK_SIZE, limit - begin))
+            if not chunk.payload_bytes:
+                raise Internal(f"the output was cut to less than {limit} bytes while it was read")
+            if output.first <= begin:  # still, so these were not removed while they were read
+                return chunk
+        return None
 
     async def wait(self, deadline_ns: int | None = None) -> None:
         """Until something changes or, if it comes first, about `deadline_ns` of the clock."""
@@ -56,9 +65,9 @@ class WatchedLog:
 
 
 @contextlib.contextmanager
-def watched(files: LogFiles, inotify: Inotify) -> Iterator[WatchedLog]:
-    with inotify.watching(files.output, files.index) as changed:
-        yield WatchedLog(files, changed, inotify)
+def watched(files: OpenLog, inotify: Inotify, reader: Reader) -> Iterator[WatchedLog]:
+    with inotify.watching(*files.output.watched) as changed:
+        yield WatchedLog(files, changed, inotify, reader)
 
 
 def check_end(end: Entry | None, size: int, offset: int) -> None:

@@ -1,0 +1,106 @@
+"""A job prints far more than the logs' filesystem holds: it waits for room, retention makes some, nothing is lost.
+
+JOBLET_FULL_DISK_MIB=1024 for the size that was promised; the default is quicker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from local_system import CLEAN_ENVIRONMENT, RNX, LocalSystem, wait_for
+from logstore_settings import logstore_metrics, set_logstore
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+MIB = 1 << 20
+DISK_MIB = 64
+OUTPUT_MIB = int(os.environ.get("JOBLET_FULL_DISK_MIB", "160"))
+# Begins when somebody reads: what nobody has asked for yet is nobody's to wait for.
+PROGRAM = f"""
+import os, random, socket, sys
+print("ready", flush=True)
+socket.create_connection(("127.0.0.1", int(sys.argv[1]))).recv(1)
+block = random.Random(5).randbytes({MIB})
+for number in range({OUTPUT_MIB}):
+    part = block[number:] + block[:number]
+    while part:
+        part = part[os.write(1, part):]
+"""
+
+
+def expected() -> str:
+    digest, block = hashlib.sha256(b"ready\n"), random.Random(5).randbytes(MIB)
+    for number in range(OUTPUT_MIB):
+        digest.update(block[number:] + block[:number])
+    return digest.hexdigest()
+
+
+@contextmanager
+def small_disk(directory: Path) -> Iterator[Path]:
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "jbtest", directory], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+@contextmanager
+def following(system: LocalSystem, job_id: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [str(RNX), "--config", str(system.directory / "rnx-config.yml"), "job", "log", job_id]
+    process = subprocess.Popen(command, env=CLEAN_ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def receive(reader: subprocess.Popen[bytes], gate: socket.socket) -> str:
+    """The digest of all that the reader gets, of a job that is let go when the first of it has come."""
+    assert reader.stdout is not None
+    digest = hashlib.sha256(reader.stdout.read(1))
+    go, _ = gate.accept()
+    with go:
+        go.send(b"x")
+    while data := reader.stdout.read(MIB):
+        digest.update(data)
+    assert reader.wait(60) == 0
+    return digest.hexdigest()
+
+
+def test_a_gigabyte_through_a_disk_of_64_mib(own_joblet: LocalSystem, tmp_path: Path) -> None:
+    retention = {"maxJobSizeMb": 16, "minFreeMb": 0, "readerHold": "60s"}
+    with small_disk(tmp_path / "disk") as disk:
+        set_logstore(own_joblet, directory=str(disk), retention=retention)
+        with socket.create_server(("127.0.0.1", 0)) as gate:
+            job_id = own_joblet.run("python3", "-c", PROGRAM, str(gate.getsockname()[1]))
+            with following(own_joblet, job_id) as reader:
+                received = receive(reader, gate)
+        assert received == expected()
+        assert own_joblet.status(job_id)["Status"] == "COMPLETED"
+        assert logstore_metrics(own_joblet)["joblet_log_removed_bytes_total"] > (OUTPUT_MIB - DISK_MIB) * MIB
+
+
+def test_a_full_disk_stops_the_job_and_room_lets_it_go_on(own_joblet: LocalSystem, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        set_logstore(own_joblet, directory=str(disk), retention={"minFreeMb": 0})
+        filler = disk / "filler"
+        filler.write_bytes(bytes(48 * MIB))
+        size = 32 * MIB
+        job_id = own_joblet.run("sh", "-c", f"head -c {size} /dev/zero; echo done")
+        wait_for("the pause is told", lambda: logstore_metrics(own_joblet)["joblet_log_writers_waiting"] == 1)
+        assert own_joblet.status(job_id)["Status"] == "RUNNING"
+        assert b"disk full: jobs wait to write" in (own_joblet.directory / "logs/logstore.log").read_bytes()
+        filler.unlink()
+        assert own_joblet.log(job_id) == bytes(size) + b"done\n"
+        assert logstore_metrics(own_joblet)["joblet_log_pauses_total"] >= 1
+        assert logstore_metrics(own_joblet)["joblet_log_writers_waiting"] == 0
