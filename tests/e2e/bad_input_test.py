@@ -95,7 +95,7 @@ BY_RNX = [
     *(run(f"--timeout={time}", says=("--timeout", "expected")) for time in ("-5s", "0", "abc", "100ms", "999999999h")),
     run("--timeout=1000h", code=1, says=("timeoutSeconds exceeds system limits", "3600 s")),
     run("--network=jbtest", code=1, says=("network", '"jbtest"', "host and none")),
-    *(run(f"{flag}=1", says=("No such option", flag)) for flag in ("--gpu", "--runtime", "--volume", "--schedule")),
+    *(run(f"{flag}=1", says=("No such option", flag)) for flag in ("--gpu", "--runtime", "--volume")),
     run("--env", "=x", says=("--env", "expected NAME=VALUE")),
     run("--env", "", says=("--env", "expected NAME=VALUE")),
     run("--env", "A B=1", code=1, says=("environment", '"A B"', "letters, digits")),
@@ -134,7 +134,12 @@ BY_STUB = [
     job('volumes=["data"]', "volumes", code="UNIMPLEMENTED", volumes=["data"]),
     job("gpuCount=1", "gpuCount", code="UNIMPLEMENTED", gpuCount=1),
     job("gpuMemoryMB=-1", "gpuMemoryMB", code="UNIMPLEMENTED", gpuMemoryMB=-1),
-    job('schedule="1h"', "schedule", code="UNIMPLEMENTED", schedule="1h"),
+    job('schedule="2020-01-01T00:00:00Z"', "schedule", "is in the past", schedule="2020-01-01T00:00:00Z"),
+    job('schedule="2030-01-01T00:00:00"', "schedule", "has no time zone", schedule="2030-01-01T00:00:00"),
+    job('schedule="tomorrow"', "schedule", "expected an instant such as", schedule="tomorrow"),
+    job('schedule="-1h"', "schedule", "expected an instant such as", schedule="-1h"),
+    job('schedule="99999d"', "schedule", "more than ten years ahead", schedule="99999d"),
+    job("priority=1001", "priority", "expected a number from -1000 to 1000", priority=1001),
     job('nodeId="jbtest"', "node not found: jbtest", code="NOT_FOUND", nodeId="jbtest"),
     *(
         job_with({where: {name: "x"}}, f'{where} with the name "{name}"', where, "letters, digits")

@@ -1,6 +1,6 @@
-"""Points in time as people write them for --since and --until. Values in, values out."""
+"""Points in time as people write them, for --since, --until and --schedule. Values in, values out."""
 
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 
 from joblet.common.errors import InvalidArgument
 from joblet.common.units import NS_PER_SECOND, parse_duration
@@ -16,6 +16,27 @@ def parse(text: str, now: datetime) -> int:
     """
     ago = _ago(text, now)
     return ago if ago is not None else nanoseconds(_date(text.strip().upper(), now))
+
+
+def scheduled(text: str, now: datetime) -> str:
+    """The instant, in RFC 3339, that a job is to start at: "30s", "1h30m" (so long after `now`), a date (its first
+    moment), or a date and time, with or without seconds and zone. Without one it is the time that clocks here will show
+    then. Raises InvalidArgument."""
+    try:
+        moment = now + timedelta(seconds=parse_duration(text))
+    except InvalidArgument:
+        moment = _planned(text)
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _planned(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text.strip().upper())
+    except ValueError:
+        example = '"30s", "1h30m", "2024-01-15 10:30" or "2024-01-15T10:30:00Z"'
+        raise InvalidArgument(f'expected a time such as {example}, got "{text}"') from None
+    # A naive one: by the rules of this machine's zone for that very day, which may be another than today's.
+    return moment.astimezone()
 
 
 def nanoseconds(moment: datetime) -> int:

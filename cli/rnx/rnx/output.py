@@ -39,6 +39,8 @@ def started(job: GetJobStatusRes) -> Iterator[str]:
     yield f"Network: {network(job.network)}"
     if job.name:
         yield f"Name: {printable(job.name)}"
+    if job.scheduledTime:
+        yield f"Scheduled: {job.scheduledTime}"
     if job.reason:
         yield reason(job)
 
@@ -84,6 +86,8 @@ def status(job: GetJobStatusRes) -> Iterator[str]:
     yield f"ExitCode: {job.exitCode}"
     if job.name:
         yield f"Name: {printable(job.name)}"
+    if job.scheduledTime:
+        yield f"Scheduled: {job.scheduledTime}"
     if job.reason:
         yield reason(job)
     if job.signal:
@@ -96,6 +100,8 @@ def status(job: GetJobStatusRes) -> Iterator[str]:
 def detail(job: GetJobStatusRes) -> Iterator[str]:
     """The rest of what is known, for `status --detail`."""
     yield f"Priority: {job.priority}"
+    if job.remainingSeconds:
+        yield f"Remaining: {job.remainingSeconds}s"
     if job.queuePosition:
         yield f"QueuePosition: {job.queuePosition} of {job.queueLength}"
     yield f"CPUCores: {job.cpuCores or 'all'}"

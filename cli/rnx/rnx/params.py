@@ -53,6 +53,23 @@ class Moment(click.ParamType[int, str]):
             self.fail(error.message, parameter, context)
 
 
+class Schedule(click.ParamType[str, str]):
+    """A time to come, as an instant in RFC 3339."""
+
+    name = "time"
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        from datetime import datetime
+
+        from joblet.common.errors import InvalidArgument
+        from rnx import moment
+
+        try:
+            return moment.scheduled(value, datetime.now().astimezone())
+        except (InvalidArgument, OverflowError) as error:
+            self.fail(str(error), parameter, context)
+
+
 class Priority(click.ParamType[int, str]):
     """A whole number, negative or not, in the range that the gateway takes."""
 

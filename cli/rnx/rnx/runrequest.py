@@ -33,6 +33,7 @@ class RunFlags:
     directories: tuple[Path, ...]
     request_id: str | None
     priority: int | None
+    schedule: str | None  # an instant, RFC 3339
 
 
 def build(flags: RunFlags, command: str, arguments: tuple[str, ...]) -> "RunJobReq":
@@ -66,6 +67,7 @@ def build(flags: RunFlags, command: str, arguments: tuple[str, ...]) -> "RunJobR
         timeoutSeconds=flags.timeout or 0,
         requestId=request_id,
         priority=flags.priority or 0,
+        schedule=flags.schedule or "",
     )
     if request.ByteSize() > params.MAX_REQUEST_BYTES - params.UPLOADS_BYTES:
         raise params.too_large(f"a request of {request.ByteSize()} bytes")

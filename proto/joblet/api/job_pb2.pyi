@@ -403,6 +403,7 @@ class RunJobReq(_message.Message):
     gpuCount: _builtins.int
     gpuMemoryMB: _builtins.int
     schedule: _builtins.str
+    """start then: an instant (RFC 3339 with its zone) or a duration ("30s", "1h30m") from now"""
     timeoutSeconds: _builtins.int
     """0 for the configured jobTimeout"""
     requestId: _builtins.str
@@ -685,6 +686,7 @@ class GetJobStatusRes(_message.Message):
     ATTESTATION_FIELD_NUMBER: _builtins.int
     QUEUEPOSITION_FIELD_NUMBER: _builtins.int
     QUEUELENGTH_FIELD_NUMBER: _builtins.int
+    REMAININGSECONDS_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     name: _builtins.str
     command: _builtins.str
@@ -720,6 +722,8 @@ class GetJobStatusRes(_message.Message):
     """while it is PENDING: 1 is the next"""
     queueLength: _builtins.int
     """while it is PENDING: how many are"""
+    remainingSeconds: _builtins.int
+    """while it is RUNNING with a timeout: until that; 0 else"""
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -790,10 +794,11 @@ class GetJobStatusRes(_message.Message):
         attestation: Global___Attestation | None = ...,
         queuePosition: _builtins.int = ...,
         queueLength: _builtins.int = ...,
+        remainingSeconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attestation", b"attestation", "command", b"command", "cpuCores", b"cpuCores", "dependencies", b"dependencies", "endTime", b"endTime", "environment", b"environment", "exitCode", b"exitCode", "gpuCount", b"gpuCount", "gpuIndices", b"gpuIndices", "gpuMemoryMB", b"gpuMemoryMB", "labels", b"labels", "maxCPU", b"maxCPU", "maxIOBPS", b"maxIOBPS", "maxMemory", b"maxMemory", "maxProcesses", b"maxProcesses", "message", b"message", "name", b"name", "network", b"network", "nodeId", b"nodeId", "notIsolated", b"notIsolated", "priority", b"priority", "queueLength", b"queueLength", "queuePosition", b"queuePosition", "reason", b"reason", "requestId", b"requestId", "runtime", b"runtime", "scheduledTime", b"scheduledTime", "secret_environment", b"secret_environment", "signal", b"signal", "startTime", b"startTime", "status", b"status", "timeoutSeconds", b"timeoutSeconds", "uploads", b"uploads", "usage", b"usage", "uuid", b"uuid", "volumes", b"volumes", "workDir", b"workDir", "workflowUuid", b"workflowUuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attestation", b"attestation", "command", b"command", "cpuCores", b"cpuCores", "dependencies", b"dependencies", "endTime", b"endTime", "environment", b"environment", "exitCode", b"exitCode", "gpuCount", b"gpuCount", "gpuIndices", b"gpuIndices", "gpuMemoryMB", b"gpuMemoryMB", "labels", b"labels", "maxCPU", b"maxCPU", "maxIOBPS", b"maxIOBPS", "maxMemory", b"maxMemory", "maxProcesses", b"maxProcesses", "message", b"message", "name", b"name", "network", b"network", "nodeId", b"nodeId", "notIsolated", b"notIsolated", "priority", b"priority", "queueLength", b"queueLength", "queuePosition", b"queuePosition", "reason", b"reason", "remainingSeconds", b"remainingSeconds", "requestId", b"requestId", "runtime", b"runtime", "scheduledTime", b"scheduledTime", "secret_environment", b"secret_environment", "signal", b"signal", "startTime", b"startTime", "status", b"status", "timeoutSeconds", b"timeoutSeconds", "uploads", b"uploads", "usage", b"usage", "uuid", b"uuid", "volumes", b"volumes", "workDir", b"workDir", "workflowUuid", b"workflowUuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,6 +29,8 @@ Examples:
   rnx job run --follow make test            # its output here; exits as it does
   rnx job run -e MODE=fast -s API_TOKEN --secret-env-file db.env ./serve
   rnx job run --name nightly -l team=data -l env=prod ./train
+  rnx job run --schedule="2030-01-31 22:00" ./report
+  rnx job run --schedule=1h30m ./report     # rnx job cancel takes it back
   rnx job run --priority=10 ./urgent        # before all that wait with less
   rnx job run --wait --timeout=1h ./train || echo "exit code $?"
 
@@ -93,6 +95,12 @@ With --wait or --follow, rnx exits as the job did; see rnx job wait --help.""",
     "--request-id",
     metavar="TEXT",
     help="Name this request: a repetition with the same name gives the same job (default: a new UUID)",
+)
+@click.option(
+    "--schedule",
+    type=params.Schedule(),
+    metavar="TIME",
+    help='Start it then: "30s", "1h30m", "2025-01-31 22:00", "2025-01-31T22:00:00Z"; without a zone in that of here',
 )
 @click.option(
     "--priority",

@@ -38,7 +38,8 @@ def test_every_flag_of_run_reaches_the_request(rnx: Rnx, gateway: Gateway, monke
         "--cpu-cores=1,0,3", "--network=none", "--env", "A=1", "-e", "B=x=y", "-e", "FROM_HERE", "--env-file=.env",
         "-s", "FROM_HERE_TOO", "--secret-env=S=1", "--secret-env-file=.secret", "--name=first", "-l", "team=a",
         "--label=b=",
-        "--workdir=/tmp", "--timeout=1h30m", "--request-id=mine", "--priority=-7", "echo",
+        "--workdir=/tmp", "--timeout=1h30m", "--request-id=mine", "--priority=-7",
+        "--schedule=2030-01-31T22:00+01:00", "echo",
     )  # fmt: skip
     assert gateway.requests == [
         api.RunJobReq(
@@ -46,7 +47,7 @@ def test_every_flag_of_run_reaches_the_request(rnx: Rnx, gateway: Gateway, monke
             environment={"A": "1", "B": "x=y", "C": "3", "FROM_HERE": "taken over"},
             secretEnvironment={"FROM_HERE_TOO": "too", "S": "1", "T": "two"}, name="first",
             labels={"team": "a", "b": ""}, workDir="/tmp",
-            timeoutSeconds=5400, requestId="mine", priority=-7,
+            timeoutSeconds=5400, requestId="mine", priority=-7, schedule="2030-01-31T21:00:00Z",
         )
     ]  # fmt: skip
 

@@ -15,6 +15,7 @@ class Changes:
         self._watchers: _Watchers = {}
         self._waiting_for_end: _Watchers = {}
         self.room = asyncio.Event()  # there may be room for a job that waits
+        self.schedule = asyncio.Event()  # there is a job more whose time is to come
 
     def __len__(self) -> int:
         """How many jobs somebody waits for."""
@@ -38,6 +39,9 @@ class Changes:
     def announce_room(self) -> None:
         """Something else than the end of a job may let one that waits start."""
         self.room.set()
+
+    def announce_schedule(self) -> None:
+        self.schedule.set()
 
     def announce_progress(self, job_ids: Iterable[str]) -> None:
         """These jobs have changed, and none of them by ending."""

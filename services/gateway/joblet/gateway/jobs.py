@@ -19,13 +19,13 @@ from joblet.common.errors import (
 )
 from joblet.common.ids import is_job_id, new_job_id
 from joblet.common.states import TERMINAL, JobState, Reason
-from joblet.gateway import placement, spec, views
+from joblet.gateway import placement, schedule, spec, views
 from joblet.gateway.changes import Changes
 from joblet.gateway.launch import Launches
 from joblet.gateway.link import Link
 from joblet.gateway.metrics import Metrics
 from joblet.gateway.nodes import Nodes
-from joblet.gateway.placement import Line, Needs, Why
+from joblet.gateway.placement import Line, Needs, Waiting, Why
 from joblet.gateway.queue import Queue
 from joblet.gateway.spec import Submission
 from joblet.gateway.store import jobs as job_queries
@@ -78,11 +78,11 @@ class Jobs:
 
     async def run(self, request: job_pb2.RunJobReq) -> job_pb2.GetJobStatusRes:
         """Answers when the job is durable. Raises what validation, the nodes, the limits or the node's refusal say."""
-        submission = spec.prepare(request, self._config.joblet)
+        submission = spec.prepare(request, self._config.joblet, time.time_ns())
         await self._uploads.check(submission.uploads)
         try:
             job = await self._accept(submission)
-        except (job_queries.RequestTaken, Unavailable, NotFound) as error:
+        except (job_queries.RequestTaken, Unavailable, NotFound, InvalidArgument) as error:
             known = await self._known(submission)
             if known is not None:
                 return await self._shown(known)
@@ -93,11 +93,13 @@ class Jobs:
             link = self._nodes.link(job.node_id)
             await self._launches.start(link, job, submission.secrets, submission.contents)
             job = await self.find(job.id) if link.full else job
+        elif job.state is JobState.SCHEDULED:
+            self._changes.announce_schedule()
         return await self._shown(job)
 
     async def _accept(self, submission: Submission) -> Job:
         """Makes the job durable, placed on a node when there is one with room."""
-        places = self._places(submission, await self._nodes.reachable(submission.node_id))
+        places = self._places(submission, await self._nodes_for(submission))
         job_id = new_job_id()
         sealed = self._vault.seal(job_id, submission.secrets)
         begun = time.perf_counter()
@@ -106,6 +108,13 @@ class Jobs:
         self._metrics.store_seconds.observe(time.perf_counter() - begun)
         _log.info("job accepted", jobId=job.id, status=job.state, nodeId=job.node_id, command=job.command)
         return job
+
+    async def _nodes_for(self, submission: Submission) -> list[Link]:
+        """Of a job with a time to come, none need be connected yet. Raises InvalidArgument for a time that is over."""
+        if not submission.due_ns:
+            return await self._nodes.reachable(submission.node_id)
+        schedule.check(submission.due_ns, time.time_ns())
+        return self._nodes.registered(submission.node_id)
 
     def _places(self, submission: Submission, links: list[Link]) -> list[Place]:
         """Those of the nodes that the job could ever run on. Raises InvalidArgument when there is none."""
@@ -140,6 +149,10 @@ class Jobs:
         if job.state is JobState.PENDING:
             line = await self._database.read(queue_queries.line, job)
             views.add_waiting(message, await self._why(job, line), line)
+        elif job.state is JobState.SCHEDULED:
+            message.reason = Waiting.SCHEDULE.value
+        else:
+            message.remainingSeconds = views.remaining_seconds(job, time.time_ns())
         return message
 
     async def _why(self, job: Job, line: Line) -> Why:

@@ -94,15 +94,22 @@ class Nodes:
     async def reachable(self, wanted: str) -> list[Link]:
         """The nodes that a new job may go to: the one named, or all, at least one of them connected. Raises NotFound
         for a name that is not registered, Unavailable when no node can be reached."""
-        if wanted and wanted not in self._links:
-            raise NotFound(f"node not found: {wanted}")
-        links = self.suitable(wanted)
+        links = self.registered(wanted)
         if not await _any_ready(links):
             raise _none_ready(links)
         return links
 
-    def suitable(self, wanted: str) -> list[Link]:
+    def registered(self, wanted: str) -> list[Link]:
         """As `reachable`, connected or not."""
+        links = self.suitable(wanted)
+        if wanted and not links:
+            raise NotFound(f"node not found: {wanted}")
+        if not links:
+            raise _none_ready(links)
+        return links
+
+    def suitable(self, wanted: str) -> list[Link]:
+        """The node named, or all; none when there is none."""
         return [link for link in self._links.values() if wanted in ("", link.node.id)]
 
     def ready(self) -> list[Link]:

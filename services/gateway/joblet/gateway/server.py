@@ -24,6 +24,7 @@ from joblet.gateway.listing import Listings
 from joblet.gateway.metrics import JobsByState, Metrics
 from joblet.gateway.nodes import Nodes
 from joblet.gateway.queue import Queue
+from joblet.gateway.schedule import Schedule
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store.database import Database, unavailable
 from joblet.gateway.streams import Logs
@@ -67,6 +68,7 @@ class Gateway:
         follower = Follower(database, changes, self.launches, counters)
         self.nodes = Nodes(database, changes, config.gateway, config.grpc, follower.follow)
         self.queue = Queue(config.joblet, database, self.nodes, self.launches, changes, counters)
+        self.schedule = Schedule(database, changes)
         self.listings = Listings(database, config.grpc.max_send_msg_size)
         self.jobs = Jobs(
             config, database, self.nodes, self.queue, self.launches, vault, self.uploads, changes, counters
@@ -76,7 +78,7 @@ class Gateway:
     async def serve(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. Raises StartError when it cannot start."""
         async with asyncio.TaskGroup() as tasks:
-            parts = (self.launches.run, self.nodes.run, self.queue.run, self.uploads.run)
+            parts = (self.launches.run, self.nodes.run, self.queue.run, self.schedule.run, self.uploads.run)
             background = [tasks.create_task(run()) for run in parts]
             server = self._rpc_server()
             self.port = await server.start()

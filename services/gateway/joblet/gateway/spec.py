@@ -18,7 +18,7 @@ from joblet.common.config import JobletConfig
 from joblet.common.errors import InvalidArgument
 from joblet.common.states import JobState
 from joblet.common.units import MIB, parse_cpu_list
-from joblet.gateway import validation
+from joblet.gateway import schedule, validation
 from joblet.gateway.placement import Capacity, Needs
 from joblet.gateway.store.model import Job, Node, Upload
 
@@ -54,7 +54,7 @@ class Submission:
     due_ns: int  # 0: at once
 
 
-def prepare(request: job_pb2.RunJobReq, defaults: JobletConfig) -> Submission:
+def prepare(request: job_pb2.RunJobReq, defaults: JobletConfig, now_ns: int) -> Submission:
     """Raises InvalidArgument or Unimplemented, see `joblet.gateway.validation`."""
     validation.check_run_job(request)
     return Submission(
@@ -78,7 +78,7 @@ def prepare(request: job_pb2.RunJobReq, defaults: JobletConfig) -> Submission:
         labels=dict(request.labels),
         node_id=request.nodeId,
         priority=request.priority,
-        due_ns=0,
+        due_ns=schedule.parse(request.schedule, now_ns),
     )
 
 
@@ -140,7 +140,7 @@ def new_job(submission: Submission, job_id: str, now_ns: int) -> dict[str, Any]:
         "request_id": submission.request_id,
         "request_digest": submission.request_digest,
         "node_id": "",
-        "state": JobState.PENDING,
+        "state": JobState.SCHEDULED if submission.due_ns else JobState.PENDING,
         "acknowledged": False,
         "reason": "",
         "message": "",

@@ -20,7 +20,7 @@ NODE = Node(
 
 
 def submission(defaults: JobletConfig | None = None, **fields: Any) -> spec.Submission:
-    return spec.prepare(job_pb2.RunJobReq(**({"command": "true"} | fields)), defaults or JobletConfig())
+    return spec.prepare(job_pb2.RunJobReq(**({"command": "true"} | fields)), defaults or JobletConfig(), 0)
 
 
 def test_nothing_given_is_the_configured_default() -> None:

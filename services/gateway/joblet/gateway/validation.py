@@ -36,7 +36,8 @@ NETWORKS: Final = frozenset({"host", "none"})
 SUPPORTED: Final = frozenset(
     {
         "command", "args", "maxCPU", "maxMemory", "maxIOBPS", "cpuCores", "name", "environment", "secretEnvironment",
-        "network", "workDir", "uploads", "timeoutSeconds", "requestId", "labels", "nodeId", "maxProcesses", "priority",
+        "network", "workDir", "uploads", "timeoutSeconds", "requestId", "labels", "nodeId", "maxProcesses",
+        "priority", "schedule",
     }
 )  # fmt: skip
 LATER: Final[Mapping[str, str]] = {
@@ -44,7 +45,6 @@ LATER: Final[Mapping[str, str]] = {
     "runtime": "runtimes",
     "gpuCount": "GPUs",
     "gpuMemoryMB": "GPUs",
-    "schedule": "scheduled jobs",
     "retry": "retries",
     "outputs": "kept outputs",
     "nodeSelector": "placement by labels",

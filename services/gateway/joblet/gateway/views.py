@@ -62,6 +62,13 @@ def add_waiting(message: job_pb2.GetJobStatusRes, why: Why, line: Line) -> None:
     message.queuePosition, message.queueLength = line.place, line.length
 
 
+def remaining_seconds(job: Job, now_ns: int) -> int:
+    """Until a running job's timeout, rounded up and at least 1; 0 when it has none or does not run."""
+    if job.state is not JobState.RUNNING or not job.timeout_seconds:
+        return 0
+    return max(1, job.timeout_seconds - (now_ns - job.started_ns) // NS_PER_SECOND)
+
+
 def listed(job: Job) -> job_pb2.Job:
     """One entry of ListJobs. Its maxIOBPS is 32 bits wide; a configured default above that is shown as the largest."""
     return job_pb2.Job(

@@ -135,6 +135,8 @@ def test_only_the_owner_can_read_it(tmp_path: Path, database: Database) -> None:
     [
         (queue._LOAD, "COVERING INDEX jobs_active"),
         (queue._FIRST, "INDEX jobs_waiting (wanted_node=?)"),
+        (queue._FIRST_DUE, "COVERING INDEX jobs_due (state=?)"),
+        (queue._DUE, "INDEX jobs_due (state=? AND due_ns<?)"),
         (queue._ANY, "COVERING INDEX jobs_state (state=?)"),
         (queue._PLACE, "COVERING INDEX jobs_state (state=?)"),
         (queue._LENGTH, "COVERING INDEX jobs_state (state=?)"),

@@ -25,6 +25,7 @@ EXIT_CODE_CANCELED = -1  # as of a job that was stopped
 
 # Written out for the same reason as `jobs.ACTIVE`.
 PENDING = text(f"state = '{JobState.PENDING.value}'")
+SCHEDULED = text(f"state = '{JobState.SCHEDULED.value}'")
 
 _LOAD = Statement(
     select(
@@ -54,6 +55,18 @@ _BEFORE = or_(
 )
 _PLACE = Statement(select(func.count()).select_from(jobs).where(PENDING, _BEFORE))
 _LENGTH = Statement(select(func.count()).select_from(jobs).where(PENDING))
+_FIRST_DUE = Statement(select(jobs.c.due_ns).where(SCHEDULED).order_by(jobs.c.due_ns).limit(1))
+_DUE = Statement(
+    select(jobs.c.id, jobs.c.due_ns, jobs.c.listing)
+    .where(SCHEDULED, jobs.c.due_ns <= bindparam("now"))
+    .order_by(jobs.c.due_ns)
+    .limit(bindparam("count"))
+)
+_LET_GO = Statement(
+    update(jobs)
+    .where(jobs.c.id == bindparam("job"), SCHEDULED)
+    .values(state=JobState.PENDING, queued_ns=bindparam("new_queued"), listing=bindparam("new_listing"))
+)
 _CLAIM = Statement(
     update(jobs)
     .where(jobs.c.id == bindparam("job"), PENDING)
@@ -84,7 +97,10 @@ class Place:
 
 def submit(connection: Connection, values: Mapping[str, Any], contents: Sequence[bytes], sealed: bytes,
            places: Sequence[Place]) -> Job:  # fmt: skip
-    """Stores a new job: INITIALIZING on one of `places`, the nodes it could run on, or PENDING. Raises RequestTaken."""
+    """Stores a new job: SCHEDULED if it is to come, else INITIALIZING on one of `places`, the nodes it could run on, or
+    PENDING. Raises RequestTaken."""
+    if values["state"] is JobState.SCHEDULED:
+        return job_queries.insert_job(connection, values, contents, sealed)
     needs = Needs(values["need_cpu_percent"], values["need_memory_mb"])
     rooms = [_room(connection, place, values["rank"]) for place in places]
     chosen = placement.choose(needs, rooms)
@@ -124,6 +140,22 @@ def claim(connection: Connection, place: Place) -> Job | None:
         },
     )  # fmt: skip
     return job_queries.find(connection, job_id)
+
+
+def first_due(connection: Connection) -> int | None:
+    """The time of the SCHEDULED job that is next."""
+    row = _FIRST_DUE.first(connection, {})
+    return None if row is None else row[0]
+
+
+def let_go(connection: Connection, now_ns: int, count: int) -> list[str]:
+    """Puts at most `count` jobs whose time has come into the queue, in line by that time; their ids."""
+    due = _DUE.rows(connection, {"now": now_ns, "count": count})
+    for job_id, due_ns, listing in due:
+        check_transition(JobState.SCHEDULED, JobState.PENDING)
+        new_listing = views.restated(listing, JobState.PENDING, "", "", 0, started_ns=0, ended_ns=0)
+        _LET_GO.run(connection, {"job": job_id, "new_queued": due_ns, "new_listing": new_listing})
+    return [job_id for job_id, _, _ in due]
 
 
 def give_back(connection: Connection, job_id: str) -> bool:

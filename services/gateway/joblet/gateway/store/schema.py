@@ -216,7 +216,7 @@ Index(
     sqlite_where=_waiting, postgresql_where=_waiting,
 )  # fmt: skip
 _scheduled = jobs.c.state == JobState.SCHEDULED.value
-Index("jobs_due", jobs.c.due_ns, sqlite_where=_scheduled, postgresql_where=_scheduled)
+Index("jobs_due", jobs.c.state, jobs.c.due_ns, sqlite_where=_scheduled, postgresql_where=_scheduled)
 Index("jobs_state", jobs.c.state, jobs.c.queued_ns, jobs.c.rank)
 
 # The contents of small files that ride along in RunJob, until the node has taken the job: a gateway that is killed
