@@ -50,10 +50,10 @@ class ExecutorServiceStub:
                 request_serializer=joblet_dot_api_dot_internal_dot_executor__pb2.ListNodeJobsRequest.SerializeToString,
                 response_deserializer=joblet_dot_api_dot_internal_dot_executor__pb2.ListNodeJobsResponse.FromString,
                 _registered_method=True)
-        self.WatchEvents = channel.unary_stream(
-                '/joblet.internal.ExecutorService/WatchEvents',
-                request_serializer=joblet_dot_api_dot_internal_dot_executor__pb2.WatchEventsRequest.SerializeToString,
-                response_deserializer=joblet_dot_api_dot_internal_dot_executor__pb2.JobEvent.FromString,
+        self.Follow = channel.stream_stream(
+                '/joblet.internal.ExecutorService/Follow',
+                request_serializer=joblet_dot_api_dot_internal_dot_executor__pb2.FollowRequest.SerializeToString,
+                response_deserializer=joblet_dot_api_dot_internal_dot_executor__pb2.FollowResponse.FromString,
                 _registered_method=True)
         self.ForgetJob = channel.unary_unary(
                 '/joblet.internal.ExecutorService/ForgetJob',
@@ -93,9 +93,11 @@ class ExecutorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def WatchEvents(self, request, context):
-        """Events numbered 1, 2, 3 ... without gaps; sends those after `after`, then follows. `after` acknowledges:
-        the node may forget events up to it. OUT_OF_RANGE when `after` is beyond the last event.
+    def Follow(self, request_iterator, context):
+        """One long call for what happens for every job: orders there, answers and events back. Events are numbered 1, 2,
+        3 ... without gaps; those after `after` of the first message are sent, then what comes. `after` acknowledges: the
+        node may forget events up to it. OUT_OF_RANGE when it is beyond the last event. An order is as a StartJob, and its
+        answer is lost with the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,10 +136,10 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
                     request_deserializer=joblet_dot_api_dot_internal_dot_executor__pb2.ListNodeJobsRequest.FromString,
                     response_serializer=joblet_dot_api_dot_internal_dot_executor__pb2.ListNodeJobsResponse.SerializeToString,
             ),
-            'WatchEvents': grpc.unary_stream_rpc_method_handler(
-                    servicer.WatchEvents,
-                    request_deserializer=joblet_dot_api_dot_internal_dot_executor__pb2.WatchEventsRequest.FromString,
-                    response_serializer=joblet_dot_api_dot_internal_dot_executor__pb2.JobEvent.SerializeToString,
+            'Follow': grpc.stream_stream_rpc_method_handler(
+                    servicer.Follow,
+                    request_deserializer=joblet_dot_api_dot_internal_dot_executor__pb2.FollowRequest.FromString,
+                    response_serializer=joblet_dot_api_dot_internal_dot_executor__pb2.FollowResponse.SerializeToString,
             ),
             'ForgetJob': grpc.unary_unary_rpc_method_handler(
                     servicer.ForgetJob,
@@ -242,7 +244,7 @@ class ExecutorService:
             _registered_method=True)
 
     @staticmethod
-    def WatchEvents(request,
+    def Follow(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -252,12 +254,12 @@ class ExecutorService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
-            '/joblet.internal.ExecutorService/WatchEvents',
-            joblet_dot_api_dot_internal_dot_executor__pb2.WatchEventsRequest.SerializeToString,
-            joblet_dot_api_dot_internal_dot_executor__pb2.JobEvent.FromString,
+            '/joblet.internal.ExecutorService/Follow',
+            joblet_dot_api_dot_internal_dot_executor__pb2.FollowRequest.SerializeToString,
+            joblet_dot_api_dot_internal_dot_executor__pb2.FollowResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,9 +42,11 @@ class ExecutorServiceStub:
     """
     ListJobs: _grpc.UnaryUnaryMultiCallable[_executor_pb2.ListNodeJobsRequest, _executor_pb2.ListNodeJobsResponse]
     """Every job the node still knows, for reconciliation after either side restarted."""
-    WatchEvents: _grpc.UnaryStreamMultiCallable[_executor_pb2.WatchEventsRequest, _executor_pb2.JobEvent]
-    """Events numbered 1, 2, 3 ... without gaps; sends those after `after`, then follows. `after` acknowledges:
-    the node may forget events up to it. OUT_OF_RANGE when `after` is beyond the last event.
+    Follow: _grpc.StreamStreamMultiCallable[_executor_pb2.FollowRequest, _executor_pb2.FollowResponse]
+    """One long call for what happens for every job: orders there, answers and events back. Events are numbered 1, 2,
+    3 ... without gaps; those after `after` of the first message are sent, then what comes. `after` acknowledges: the
+    node may forget events up to it. OUT_OF_RANGE when it is beyond the last event. An order is as a StartJob, and its
+    answer is lost with the call.
     """
     ForgetJob: _grpc.UnaryUnaryMultiCallable[_executor_pb2.ForgetJobRequest, _executor_pb2.ForgetJobResponse]
     """Forgets ended jobs whose ends the gateway has stored. For `job_id`: FAILED_PRECONDITION while it runs, NOT_FOUND when
@@ -66,9 +68,11 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     """
     ListJobs: _aio.UnaryUnaryMultiCallable[_executor_pb2.ListNodeJobsRequest, _executor_pb2.ListNodeJobsResponse]  # type: ignore[assignment]
     """Every job the node still knows, for reconciliation after either side restarted."""
-    WatchEvents: _aio.UnaryStreamMultiCallable[_executor_pb2.WatchEventsRequest, _executor_pb2.JobEvent]  # type: ignore[assignment]
-    """Events numbered 1, 2, 3 ... without gaps; sends those after `after`, then follows. `after` acknowledges:
-    the node may forget events up to it. OUT_OF_RANGE when `after` is beyond the last event.
+    Follow: _aio.StreamStreamMultiCallable[_executor_pb2.FollowRequest, _executor_pb2.FollowResponse]  # type: ignore[assignment]
+    """One long call for what happens for every job: orders there, answers and events back. Events are numbered 1, 2,
+    3 ... without gaps; those after `after` of the first message are sent, then what comes. `after` acknowledges: the
+    node may forget events up to it. OUT_OF_RANGE when it is beyond the last event. An order is as a StartJob, and its
+    answer is lost with the call.
     """
     ForgetJob: _aio.UnaryUnaryMultiCallable[_executor_pb2.ForgetJobRequest, _executor_pb2.ForgetJobResponse]  # type: ignore[assignment]
     """Forgets ended jobs whose ends the gateway has stored. For `job_id`: FAILED_PRECONDITION while it runs, NOT_FOUND when
@@ -107,13 +111,15 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Every job the node still knows, for reconciliation after either side restarted."""
 
     @_abc_1.abstractmethod
-    def WatchEvents(
+    def Follow(
         self,
-        request: _executor_pb2.WatchEventsRequest,
+        request_iterator: _MaybeAsyncIterator[_executor_pb2.FollowRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_executor_pb2.JobEvent], _abc.AsyncIterator[_executor_pb2.JobEvent]]:
-        """Events numbered 1, 2, 3 ... without gaps; sends those after `after`, then follows. `after` acknowledges:
-        the node may forget events up to it. OUT_OF_RANGE when `after` is beyond the last event.
+    ) -> _typing.Union[_abc.Iterator[_executor_pb2.FollowResponse], _abc.AsyncIterator[_executor_pb2.FollowResponse]]:
+        """One long call for what happens for every job: orders there, answers and events back. Events are numbered 1, 2,
+        3 ... without gaps; those after `after` of the first message are sent, then what comes. `after` acknowledges: the
+        node may forget events up to it. OUT_OF_RANGE when it is beyond the last event. An order is as a StartJob, and its
+        answer is lost with the call.
         """
 
     @_abc_1.abstractmethod

@@ -45,22 +45,26 @@ class Executor:
         RUNNING.set_function(lambda: len(self._supervisors))
 
     async def start(self, order: Order) -> Record:
-        """Accepts a job, or answers with it if it is known; concurrent calls for one id are one."""
+        """Accepts a job, or answers with it if it is known. Raises the refusal."""
+        # A caller that goes away must not leave half a job.
+        answer = await asyncio.shield(self.order(order))
+        if isinstance(answer, JobletError):
+            raise answer
+        return answer
+
+    def order(self, order: Order) -> "asyncio.Future[Record | JobletError]":
+        """As `start`, without waiting: the answer to come. Concurrent orders for one id are one."""
         if self._closing:
-            raise Unavailable("the executor is stopping", hint="it will be back; try again")
+            return _answered(Unavailable("the executor is stopping", hint="it will be back; try again"))
         task = self._accepting.get(order.job_id)
         if task is None:
             known = self.site.journal.job(order.job_id)
             if known is not None:
-                return known
+                return _answered(known)
             task = self._tasks.create_task(self._accept(order), name=f"accept {order.job_id}")
             self._accepting[order.job_id] = task
             task.add_done_callback(lambda _: self._accepting.pop(order.job_id, None))
-        # A caller that goes away must not leave half a job.
-        answer = await asyncio.shield(task)
-        if isinstance(answer, JobletError):
-            raise answer
-        return answer
+        return task
 
     async def stop(self, job_id: str) -> tuple[Outcome, int]:
         """Ends a job; its outcome and the number of the event that tells it. JobNotRunning when it had ended itself."""
@@ -196,8 +200,14 @@ class NoExecutor:
         self._reason = reason
 
     async def start(self, order: Order) -> Record:
+        raise self._refusal()
+
+    def order(self, order: Order) -> "asyncio.Future[Record | JobletError]":
+        return _answered(self._refusal())
+
+    def _refusal(self) -> JobletError:
         REFUSALS.labels(self._reason.code).inc()
-        raise from_code(self._reason.code, self._reason.message, hint=self._reason.hint)
+        return from_code(self._reason.code, self._reason.message, hint=self._reason.hint)
 
     async def stop(self, job_id: str) -> tuple[Outcome, int]:
         raise not_running(self._journal, job_id)
@@ -210,3 +220,9 @@ def not_running(journal: Journal, job_id: str) -> JobletError:
     """Why a job that nobody supervises cannot be stopped."""
     record = journal.job(job_id)
     return JobNotFound(job_id) if record is None else JobNotRunning(job_id, record.state)
+
+
+def _answered(answer: Record | JobletError) -> "asyncio.Future[Record | JobletError]":
+    future: asyncio.Future[Record | JobletError] = asyncio.get_running_loop().create_future()
+    future.set_result(answer)
+    return future

@@ -8,10 +8,10 @@ from joblet.api.internal import executor_pb2
 from joblet.api.internal.executor_pb2 import DESCRIPTOR
 from joblet.api.internal.executor_pb2_grpc import ExecutorServiceServicer
 from joblet.common.contents import Contents
-from joblet.common.errors import InvalidArgument
 from joblet.common.roles import Role
 from joblet.common.rpc import Access, AccessTable
 from joblet.executor import wire
+from joblet.executor.conversation import Conversation
 from joblet.executor.executor import Executor, NoExecutor
 from joblet.executor.feed import Feed
 from joblet.executor.journal import Journal
@@ -27,7 +27,7 @@ ACCESS: AccessTable = {
     f"/{SERVICE.full_name}/StartJob": Access("start_job", _GATEWAY),
     f"/{SERVICE.full_name}/StopJob": Access("stop_job", _GATEWAY),
     f"/{SERVICE.full_name}/ListJobs": Access("list_jobs", _GATEWAY),
-    f"/{SERVICE.full_name}/WatchEvents": Access("watch_events", _GATEWAY),
+    f"/{SERVICE.full_name}/Follow": Access("follow", _GATEWAY),
     f"/{SERVICE.full_name}/ForgetJob": Access("forget_job", _GATEWAY),
     f"/{SERVICE.full_name}/PutContent": Access("put_content", _GATEWAY),
 }
@@ -66,14 +66,11 @@ class JobsOfNode(ExecutorServiceServicer):
         jobs = [wire.node_job(record) for record in self._journal.jobs()]
         return executor_pb2.ListNodeJobsResponse(jobs=jobs, last_sequence=self._journal.last_sequence)
 
-    async def WatchEvents(
-        self, request: executor_pb2.WatchEventsRequest, context: "Context"
-    ) -> AsyncIterator[executor_pb2.JobEvent]:
-        if request.after < 0:
-            raise InvalidArgument(f"after must not be negative, got {request.after}", field="after")
-        self._journal.acknowledge(request.after)
-        async for event in self._feed.after(request.after):
-            yield wire.event_message(event)
+    async def Follow(  # type: ignore[override]  # grpc also takes a coroutine that writes its answers itself
+        self, request_iterator: AsyncIterator[executor_pb2.FollowRequest], context: "Context"
+    ) -> None:
+        conversation = Conversation(self._executor, self._journal, self._feed, self._default_max_processes)
+        await conversation.hold(request_iterator, context.write)
 
     async def ForgetJob(
         self, request: executor_pb2.ForgetJobRequest, context: "Context"

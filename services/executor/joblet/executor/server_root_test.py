@@ -289,7 +289,8 @@ def test_events_are_acknowledged_and_jobs_forgotten(node: NodeProcesses) -> None
             with pytest.raises(grpc.aio.AioRpcError) as unknown:
                 await stub.ForgetJob(executor_pb2.ForgetJobRequest(job_id=job.job_id))
             assert unknown.value.details() == f"job not found: {job.job_id}"
-            call = stub.WatchEvents(executor_pb2.WatchEventsRequest(after=listed.last_sequence + 1))
+            call = stub.Follow()
+            await call.write(executor_pb2.FollowRequest(after=listed.last_sequence + 1))
             with pytest.raises(grpc.aio.AioRpcError) as beyond:
                 await call.read()
             assert beyond.value.code() is grpc.StatusCode.OUT_OF_RANGE

@@ -278,9 +278,10 @@ class Watch:
         await asyncio.wait([self._task])
 
     async def _follow(self) -> None:
-        call: Any = self._stub.WatchEvents(executor_pb2.WatchEventsRequest(after=self._after))
-        async for event in call:
-            self.events.append(event)
+        call: Any = self._stub.Follow()
+        await call.write(executor_pb2.FollowRequest(after=self._after))
+        async for message in call:
+            self.events.extend(message.events)
             self._changed.set()
             self._changed = asyncio.Event()
 

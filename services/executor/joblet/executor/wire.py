@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from joblet.api import job_pb2
 from joblet.api.internal import executor_pb2
 from joblet.common.contents import is_digest
-from joblet.common.errors import InvalidArgument
+from joblet.common.errors import InvalidArgument, JobletError
 from joblet.common.ids import is_job_id
 from joblet.common.units import NS_PER_SECOND, parse_cpu_list
 from joblet.executor.admission import check_limits
@@ -65,6 +65,10 @@ def node_job(record: Record) -> executor_pb2.NodeJob:
         outcome=None if record.outcome is None else outcome_message(record.outcome),
         not_isolated=record.not_isolated,
     )
+
+
+def refusal(error: JobletError) -> executor_pb2.Refusal:
+    return executor_pb2.Refusal(code=error.code, message=error.message, field=error.field or "", hint=error.hint or "")
 
 
 def event_message(event: Event) -> executor_pb2.JobEvent:

@@ -5,8 +5,8 @@ One session, repeated for as long as the gateway runs:
    jobs (in this order: what the store shows as acknowledged then, the node must know);
 2. `reconcile.decide` says what follows, `store.events.settle` stores it in one transaction;
 3. the node counts as connected: new jobs may be placed on it;
-4. at the same time: WatchEvents from the last number applied, applied in groups as large as what has arrived; StartJob
-   again for jobs without an answer; ForgetJob and StopJob for jobs that are over.
+4. at the same time: events (`conversation`) from the last number applied, in groups as large as what has arrived;
+   StartJob again for jobs without an answer; ForgetJob and StopJob for jobs that are over.
 Whatever goes wrong ends the session, and the next one starts from what the store says.
 """
 
@@ -23,6 +23,7 @@ from joblet.common.states import JobState
 from joblet.common.units import NS_PER_SECOND
 from joblet.gateway import reconcile
 from joblet.gateway.changes import Changes
+from joblet.gateway.conversation import Conversation
 from joblet.gateway.launch import Launches
 from joblet.gateway.link import UNANSWERED, Link
 from joblet.gateway.metrics import Metrics
@@ -142,7 +143,7 @@ class Follower:
         """Reads as fast as events come, applies them in groups: one transaction for all that have arrived."""
         waiting: asyncio.Queue[Event] = asyncio.Queue(MAX_WAITING)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_read_events(link, after, waiting))
+            tasks.create_task(_converse(link, after, waiting))
             while True:
                 group = [await waiting.get()]
                 while len(group) < MAX_GROUP and not waiting.empty():
@@ -228,19 +229,30 @@ def _refusals(link: Link, wanted: str, job_ids: Sequence[str]) -> Iterator[None]
         )
 
 
-async def _read_events(link: Link, after: int, waiting: asyncio.Queue[Event]) -> None:
+async def _converse(link: Link, after: int, waiting: asyncio.Queue[Event]) -> None:
     """Ends by raising: a stream of events never ends by itself."""
-    call = link.executor.WatchEvents(executor_pb2.WatchEventsRequest(after=after))
+    with link.conversation(after) as conversation:
+        sending = asyncio.create_task(_send(link, conversation), name="orders to a node")
+        try:
+            with link.errors():
+                async for messages in conversation.events():
+                    for message in messages:
+                        await waiting.put(decode(message))
+        except FailedPrecondition:
+            link.gap = True
+            raise
+        finally:
+            sending.cancel()
+    raise link.unavailable("its events ended")
+
+
+async def _send(link: Link, conversation: Conversation) -> None:
+    """Whatever ends it ends the call, and why is said to who reads from it."""
     try:
         with link.errors():
-            async for message in call:
-                await waiting.put(decode(message))
-    except FailedPrecondition:
-        link.gap = True
-        raise
-    finally:
-        call.cancel()
-    raise link.unavailable("its events ended")
+            await conversation.send()
+    except (JobletError, asyncio.InvalidStateError):
+        conversation.close()
 
 
 def decode(message: executor_pb2.JobEvent) -> Event:

@@ -141,7 +141,7 @@ class Launches:
         begun = time.perf_counter()
         try:
             await self._uploads.bring(link, job.uploads)
-            await link.call(link.executor.StartJob, request, START_SECONDS)
+            await link.start(request, START_SECONDS)
         except JobletError as error:
             if error.code in UNANSWERED:
                 _log.warn("no answer to the start of a job", jobId=job.id, nodeId=job.node_id, error=error.message)

@@ -11,10 +11,11 @@ from typing import Any
 
 import grpc
 
-from joblet.api.internal import executor_pb2_grpc, logstore_pb2
+from joblet.api.internal import executor_pb2, executor_pb2_grpc, logstore_pb2
 from joblet.common import rpc
 from joblet.common.config import GrpcConfig, TlsFiles
 from joblet.common.errors import Code, JobletError, Unavailable
+from joblet.gateway.conversation import LARGEST_ORDER_BYTES, Conversation
 from joblet.gateway.store.model import Node
 
 READ_LOGS = "/joblet.internal.LogStoreService/ReadLogs"
@@ -32,6 +33,7 @@ class Link:
         self.retry = asyncio.Event()  # set when there are new ones
         self.full = False  # the node has refused a job for want of room; until one of its jobs ends
         self.gap = False  # the node has forgotten events that the store never saw
+        self._conversation: Conversation | None = None
         self._executor_channel = rpc.connect(node.executor_address, tls, grpc_config, target_name=node.id)
         self._logstore_channel = rpc.connect(node.logstore_address, tls, grpc_config, target_name=node.id)
         self.executor: executor_pb2_grpc.ExecutorServiceAsyncStub = executor_pb2_grpc.ExecutorServiceStub(
@@ -47,6 +49,28 @@ class Link:
             node.executor_address,
             node.logstore_address,
         )
+
+    async def start(self, request: executor_pb2.StartJobRequest, timeout_seconds: float) -> None:
+        """Orders a job. Raises the node's refusal; Unavailable names the node."""
+        conversation = self._conversation
+        if conversation is None or request.spec.ByteSize() > LARGEST_ORDER_BYTES:
+            await self.call(self.executor.StartJob, request, timeout_seconds)
+            return
+        try:
+            await conversation.start(request.spec, timeout_seconds)
+        except JobletError as error:
+            raise self._named(error) from error
+
+    @contextmanager
+    def conversation(self, after: int) -> Iterator[Conversation]:
+        """A long call that begins behind event `after`; while it is open, small orders go by it."""
+        conversation = Conversation(self.executor.Follow(), after)
+        self._conversation = conversation
+        try:
+            yield conversation
+        finally:
+            self._conversation = None
+            conversation.close()
 
     async def call(self, method: Callable[..., Any], request: object, timeout_seconds: float) -> Any:
         """One unary call. Raises the JobletError that the node answered; Unavailable names the node."""

@@ -19,7 +19,7 @@ from joblet.api.internal.registry_pb2_grpc import RegistryServiceStub
 from joblet.api.job_pb2_grpc import JobServiceStub
 from joblet.common import rpc
 from joblet.common.config import Config, GatewayConfig, JobletConfig, TlsFiles
-from joblet.common.errors import FailedPrecondition, JobletError, JobNotFound, NotFound, OutOfRange
+from joblet.common.errors import FailedPrecondition, JobletError, JobNotFound, NotFound, OutOfRange, Unavailable
 from joblet.common.pki import Bundle, issue, read_pair, write_bundle, write_pair
 from joblet.common.roles import Role
 from joblet.common.rpc import Access, RpcServer
@@ -182,6 +182,9 @@ class FakeNode:
                 sequence=len(self.events) + self.first_event, job_id=job.spec.job_id, time_ns=time_ns, **body
             )
         )
+        self.wake()
+
+    def wake(self) -> None:
         self.more.set()
         self.more = asyncio.Event()
 
@@ -199,16 +202,19 @@ class _Executor(executor_pb2_grpc.ExecutorServiceServicer):
         self._node = node
 
     async def StartJob(self, request: executor_pb2.StartJobRequest, context: Any) -> executor_pb2.StartJobResponse:
+        return executor_pb2.StartJobResponse(job=self._start(request.spec))
+
+    def _start(self, spec: executor_pb2.JobSpec) -> executor_pb2.NodeJob:
         node = self._node
-        node.starts.append(request.spec.job_id)
+        node.starts.append(spec.job_id)
         if node.refuse is not None:
             raise node.refuse
-        if request.spec.job_id not in node.jobs:
-            node.accept(request.spec)
+        if spec.job_id not in node.jobs:
+            node.accept(spec)
         if node.lose_answers:
             node.lose_answers -= 1
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
-        return executor_pb2.StartJobResponse(job=_node_job(node.jobs[request.spec.job_id]))
+            raise Unavailable("Socket closed")
+        return _node_job(node.jobs[spec.job_id])
 
     async def PutContent(self, request_iterator: AsyncIterator[job_pb2.UploadChunk], _: Any) -> job_pb2.UploadRes:
         received = [chunk async for chunk in request_iterator]
@@ -235,21 +241,49 @@ class _Executor(executor_pb2_grpc.ExecutorServiceServicer):
             jobs=[_node_job(job) for job in self._node.jobs.values()], last_sequence=self._node.last_sequence
         )
 
-    async def WatchEvents(
-        self, request: executor_pb2.WatchEventsRequest, _: Any
-    ) -> AsyncIterator[executor_pb2.JobEvent]:
+    async def Follow(  # type: ignore[override]  # grpc also takes a coroutine that writes its answers itself
+        self, requests: AsyncIterator[executor_pb2.FollowRequest], context: Any
+    ) -> None:
         node = self._node
-        if request.after > node.last_sequence:
-            raise OutOfRange(f"event {request.after} does not exist")
-        if request.after + 1 < node.first_event:
+        first = await anext(requests)
+        if first.after > node.last_sequence:
+            raise OutOfRange(f"event {first.after} does not exist")
+        if first.after + 1 < node.first_event:
             raise FailedPrecondition("events are forgotten")
-        position = request.after + 1 - node.first_event
+        answers: asyncio.Queue[executor_pb2.OrderAnswer] = asyncio.Queue()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._take(requests, answers))
+                await self._tell(first.after + 1 - node.first_event, answers, context)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from group
+
+    async def _take(self, requests: AsyncIterator[executor_pb2.FollowRequest], answers: asyncio.Queue[Any]) -> None:
+        async for request in requests:
+            for order in request.orders:
+                answer = executor_pb2.OrderAnswer(job_id=order.spec.job_id)
+                try:
+                    answer.job.CopyFrom(self._start(order.spec))
+                except Unavailable:
+                    raise  # the connection, not the node
+                except JobletError as error:
+                    answer.refusal.code, answer.refusal.message = error.code, error.message
+                    answer.refusal.field, answer.refusal.hint = error.field or "", error.hint or ""
+                answers.put_nowait(answer)
+                self._node.wake()
+
+    async def _tell(self, position: int, answers: asyncio.Queue[Any], context: Any) -> None:
+        node = self._node
         while True:
             more = node.more
-            while position < len(node.events):
-                yield node.events[position]
-                position += 1
-            await more.wait()
+            news = executor_pb2.FollowResponse(events=node.events[position:])
+            position = len(node.events)
+            while not answers.empty():
+                news.answers.append(answers.get_nowait())
+            if news.answers or news.events:
+                await context.write(news)
+            else:
+                await more.wait()
 
     async def ForgetJob(self, request: executor_pb2.ForgetJobRequest, _: Any) -> executor_pb2.ForgetJobResponse:
         kept = []
