@@ -62,6 +62,7 @@ class Keeper:
         self._writing: set[str] = set()
         self._due: dict[str, tuple[int, float]] = {}  # fronts to remove, and since when: monotonic seconds
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._surveyed = False  # what there was at the start is known
         self._room = DiskRoom()
         self._remove_again = 0.0  # monotonic seconds
 
@@ -77,6 +78,7 @@ class Keeper:
     async def run(self) -> None:
         """Until it is cancelled."""
         await self._look_at(await self._look(self._logs.job_ids))
+        self._surveyed = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
             group.create_task(self._seal_all())
@@ -121,12 +123,21 @@ class Keeper:
             if state is None:
                 self._forget(job_id)
                 continue
+            if job_id in self._known:
+                metrics.BYTES_WRITTEN.inc(state.total_bytes - self._known[job_id].total_bytes)
+            elif self._surveyed:
+                metrics.BYTES_WRITTEN.inc(state.total_bytes)
             self._known[job_id] = state
             if state.ended_ns is None:
                 self._writing.add(job_id)
             else:
                 self._writing.discard(job_id)
+        metrics.LAG.set(max(map(self._lag, self._writing), default=0))
         self._room.seen([name for name in self._writing if self._known[name].waiting], self._logs.room())
+
+    def _lag(self, job_id: str) -> int:
+        lowest, total_bytes = self._readers.lowest(job_id), self._known[job_id].total_bytes
+        return 0 if lowest is None else max(0, total_bytes - lowest)
 
     def _states(self, job_ids: Iterable[str]) -> list[tuple[str, LogState | None]]:
         return [(job_id, self._state(job_id)) for job_id in job_ids]

@@ -351,3 +351,26 @@ def test_killed_at_any_moment_while_it_removes_fronts(tmp_path: Path) -> None:
             init.communicate(timeout=TIMEOUT_SECONDS)
         received = asyncio.run(chunks(process))
         assert b"".join(chunk.payload for chunk in received) == content[received[0].offset :]
+
+
+def test_killed_at_any_moment_while_it_removes_logs(tmp_path: Path) -> None:
+    """Each log is whole or gone, the newest are there, and nothing is left over of the others."""
+    contents = {job(number): random.Random(number).randbytes(MIB // 4) for number in range(24)}
+    with logstore(tmp_path) as process:
+        for job_id, content in contents.items():
+            write(process, content, job_id)
+        assert process.end(signal.SIGTERM) == 0
+        process.settings = {"retention": {"maxTotalMb": 2}, **AT_ONCE}
+        process.start()
+
+        def few_left() -> bool:
+            left = [files(process, job_id) for job_id in contents]
+            return sum(bool(names) for names in left) <= 8 and all(names <= {"sealed", "index"} for names in left)
+
+        killed_again_and_again(process, few_left, seed=3)
+        left = [job_id for job_id in contents if files(process, job_id)]
+        assert left == list(contents)[-len(left) :]
+        for job_id in left:
+            assert read(process, job_id=job_id) == contents[job_id]
+        for job_id in set(contents) - set(left):
+            assert status(process, job_id) is grpc.StatusCode.NOT_FOUND

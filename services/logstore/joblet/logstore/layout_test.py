@@ -1,6 +1,7 @@
 import fcntl
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 
 from joblet.common.errors import FailedPrecondition, InvalidArgument, JobNotFound
 from joblet.logstore.index import Entry, IndexDamaged, IndexReader, Kind, append, encode
-from joblet.logstore.indexheader import HEADER
+from joblet.logstore.indexheader import BLOCK_SIZE, HEADER
 from joblet.logstore.layout import LogDirectory, LogSize
+from joblet.logstore.output import open_log
+from joblet.logstore.sealed import seal
 
 JOB = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"
 OTHER = "00000000-0000-4000-8000-000000000000"
@@ -177,3 +180,76 @@ def test_no_descriptor_is_left_open(logs: LogDirectory, tmp_path: Path) -> None:
     with pytest.raises(JobNotFound):
         logs.size(JOB)
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def sealed(logs: LogDirectory) -> None:
+    with closing(logs.begin_sealing(JOB)) as sealing:
+        seal(sealing, threading.Event())
+    logs.commit_sealing(JOB)
+
+
+def test_sealing_puts_one_file_in_the_place_of_another(logs: LogDirectory, tmp_path: Path) -> None:
+    write(logs, b"hello", Kind.END)
+    sealed(logs)
+    assert {path.name for path in (tmp_path / "logs" / JOB).iterdir()} == {"sealed", "index"}
+    state = logs.state(JOB)
+    assert (state.total_bytes, state.ended_ns, state.sealed, state.waiting) == (5, 1, True, False)
+    assert (logs.size(JOB), logs.finish(JOB)) == (LogSize(5, ended=True), 5)
+    with pytest.raises(FailedPrecondition):
+        logs.open_for_writing(JOB)
+    with pytest.raises(JobNotFound):
+        logs.begin_sealing(JOB)
+    assert {path.name for path in (tmp_path / "logs" / JOB).iterdir()} == {"sealed", "index"}
+    logs.delete(JOB)
+    assert not (tmp_path / "logs" / JOB).exists()
+
+
+def test_only_ended_output_is_sealed(logs: LogDirectory, tmp_path: Path) -> None:
+    write(logs, b"hello", Kind.DATA)
+    with pytest.raises(FailedPrecondition, match="has not ended"):
+        logs.begin_sealing(JOB)
+    assert {path.name for path in (tmp_path / "logs" / JOB).iterdir()} == {"output", "index"}
+
+
+def test_sealing_that_was_killed_leaves_one_of_the_two(logs: LogDirectory, tmp_path: Path) -> None:
+    """Every state of the directory that a crash can leave; the start puts it right."""
+    directory = tmp_path / "logs" / JOB
+    write(logs, b"hello", Kind.END)
+    with closing(logs.begin_sealing(JOB)) as sealing:
+        os.write(sealing.into, b"half")
+    assert logs.sweep() == []
+    assert {path.name for path in directory.iterdir()} == {"output", "index"}
+    output = (directory / "output").read_bytes()
+    sealed(logs)
+    (directory / "output").write_bytes(output)  # renamed, and killed before the output went
+    with closing(open_log(logs.open_for_reading(JOB))) as log:
+        assert log.output.read(0, 10) == b"hello"
+    assert logs.sweep() == []
+    assert {path.name for path in directory.iterdir()} == {"sealed", "index"}
+    with closing(open_log(logs.open_for_reading(JOB))) as log:
+        assert log.output.read(0, 10) == b"hello"
+
+
+def test_a_removed_front_is_remembered_before_it_is_gone(logs: LogDirectory, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 64  # four blocks
+    write(logs, content, Kind.DATA)
+    assert logs.remove_front(JOB, 2 * BLOCK_SIZE + 5) == 2 * BLOCK_SIZE
+    assert logs.remove_front(JOB, BLOCK_SIZE) == 0
+    state = logs.state(JOB)
+    assert (state.first, state.total_bytes, state.ended_ns) == (2 * BLOCK_SIZE, len(content), None)
+    output = tmp_path / "logs" / JOB / "output"
+    assert output.stat().st_blocks * 512 < len(content)
+    assert output.read_bytes() == bytes(2 * BLOCK_SIZE) + content[2 * BLOCK_SIZE :]
+    with closing(logs.open_for_writing(JOB)) as files:
+        append(files.index, encode(Entry(len(content), 1, Kind.END)))
+    assert logs.state(JOB).ended_ns == 1
+
+
+def test_a_mark_of_the_archive_is_kept_and_goes_with_the_log(logs: LogDirectory, tmp_path: Path) -> None:
+    write(logs, b"hello", Kind.END)
+    assert logs.state(JOB).archive == ""
+    logs.mark_archived(JOB, "s3://one")
+    logs.mark_archived(JOB, "s3://a")
+    assert logs.state(JOB).archive == "s3://a"
+    logs.delete(JOB)
+    assert not (tmp_path / "logs" / JOB).exists()

@@ -9,6 +9,8 @@ BYTES_SENT = Counter("joblet_log_bytes_sent_total", "Bytes of output sent to rea
 OPENED = Counter("joblet_log_open_total", "Times that log files were handed out for writing", registry=REGISTRY)
 STALLED = Counter("joblet_log_readers_stalled_total", "Readers ended because they took nothing", registry=REGISTRY)
 
+BYTES_WRITTEN = Counter("joblet_log_bytes_written_total", "Bytes of output written by jobs", registry=REGISTRY)
+LAG = Gauge("joblet_log_reader_lag_bytes", "What the reader furthest behind still has to take", registry=REGISTRY)
 WAITING = Gauge("joblet_log_writers_waiting", "Jobs whose output waits for room on the disk", registry=REGISTRY)
 PAUSES = Counter("joblet_log_pauses_total", "Times that a job's output began to wait for room", registry=REGISTRY)
 FREE = Gauge("joblet_log_disk_free_bytes", "Room on the filesystem of the logs", registry=REGISTRY)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Reader:
-    """All output before `position` has been sent, or was not asked for."""
+    """All output before `position` has been sent, or was not asked for; None while that is not known yet."""
 
-    position: int = 0
+    position: int | None = None
 
 
 class Readers:
@@ -31,4 +31,9 @@ class Readers:
 
     def any_before(self, job_id: str, offset: int) -> bool:
         """Whether somebody still has to read output before byte `offset`."""
-        return any(reader.position < offset for reader in self._reading.get(job_id, ()))
+        return any(reader.position is None or reader.position < offset for reader in self._reading.get(job_id, ()))
+
+    def lowest(self, job_id: str) -> int | None:
+        """How far the one is that is furthest behind; None when there is none."""
+        positions = [reader.position for reader in self._reading.get(job_id, ()) if reader.position is not None]
+        return min(positions, default=None)

@@ -31,13 +31,12 @@ from typing import Protocol
 import zstandard
 
 from joblet.common.errors import Internal, Unavailable
-from joblet.logstore.chunk import CHUNK_SIZE
 from joblet.logstore.layout import Sealing
 
 MAGIC = b"JBLSEA"
 VERSION = 1
 HEADER = MAGIC + struct.pack("<H", VERSION)
-FRAME_SIZE = CHUNK_SIZE  # bytes of output in a frame: one message to a reader
+FRAME_SIZE = 256 * 1024  # bytes of output in a frame
 LEVEL = 3  # zstd's default
 
 _TRAILER = struct.Struct("<QQQQII8sI")
