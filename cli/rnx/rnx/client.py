@@ -88,6 +88,9 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._channel.close()
 
     def connect(self) -> None:
@@ -128,10 +131,12 @@ class Client:
         self._channel = self._open()
         self._stub = job_pb2_grpc.JobServiceStub(self._channel)
 
-    def call(self, method: "Unary[Request, Response]", request: Request) -> Response:
+    def call(
+        self, method: "Unary[Request, Response]", request: Request, timeout_seconds: float = CALL_SECONDS
+    ) -> Response:
         """One call, never repeated."""
         try:
-            return method(self._stub)(request, timeout=CALL_SECONDS, metadata=self._metadata())
+            return method(self._stub)(request, timeout=timeout_seconds, metadata=self._metadata())
         except grpc.RpcError as error:
             raise self.explained(error) from error
 

@@ -134,6 +134,14 @@ class Gateway(job_pb2_grpc.JobServiceServicer):
         self._seen(request, context)
         return api.StopJobRes(job=self.job)
 
+    def DeleteJob(self, request: api.DeleteJobReq, context: Any) -> api.DeleteJobRes:
+        self._seen(request, context)
+        return api.DeleteJobRes(uuid=request.uuid)
+
+    def DeleteAllJobs(self, request: api.DeleteAllJobsReq, context: Any) -> api.DeleteAllJobsRes:
+        self._seen(request, context)
+        return api.DeleteAllJobsRes(deleted=2, skipped=1)
+
     def ListJobs(self, request: api.EmptyRequest, context: Any) -> api.Jobs:
         self._seen(request, context)
         return self.pages[int(request.pageToken or 0)]

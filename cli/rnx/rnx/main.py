@@ -11,10 +11,11 @@ from rnx.cli import WAITING_FLAGS, Entry, Noun, flags_of, is_waiting, usage_hint
 from rnx.commands import job
 
 ENTRIES = {
-    "job": Entry("rnx.commands.job", "job", "Jobs: run, status, list, stop, log"),
+    "job": Entry("rnx.commands.job", "job", "Jobs: everything about them; each verb works without the word job, too"),
     **job.VERBS,
     "local": Entry("rnx.commands.local", "local", "A Joblet of its own on this machine: up, status, down"),
     "doctor": Entry("rnx.commands.doctor", "doctor", "Check this machine as a node: each gap, its cause and its cure"),
+    "completion": Entry("rnx.commands.completion", "completion", "Completion for bash, zsh or fish"),
     "certs": Entry("rnx.commands.certs", "certs", "Certificates: init, issue, show"),
     "version": Entry("rnx.commands.version", "version", "Print the version of rnx"),
 }

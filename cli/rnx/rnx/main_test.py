@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rnx import main
+from rnx.commands.job import VERBS
 from rnx.conftest import Gateway, Rnx, a_job
 
 PYTHONPATH = {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -58,7 +59,7 @@ def test_version(rnx: Rnx) -> None:
     ("arguments", "error"),
     [
         (["jobb"], f'unknown command "jobb" (there is {", ".join(main.ENTRIES)})'),
-        (["job", "walk"], 'unknown command "walk" (there is run, status, list, wait, stop, cancel, log)'),
+        (["job", "walk"], f'unknown command "walk" (there is {", ".join(VERBS)})'),
         (["run"], "Missing argument 'COMMAND'."),
         (["status"], "Missing argument 'JOB-UUID'."),
         (["run", "--max-cpu=abc", "true"],

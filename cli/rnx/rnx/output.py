@@ -70,6 +70,11 @@ def ended(job: GetJobStatusRes) -> Iterator[str]:
         yield reason(job)
 
 
+def deleted(job_id: str) -> Iterator[str]:
+    yield "Job deleted successfully:"
+    yield f"ID: {job_id}"
+
+
 def reason(job: GetJobStatusRes) -> str:
     return f"Reason: {printable(job.reason)}" + (f" ({printable(job.message)})" if job.message else "")
 

@@ -6,11 +6,12 @@ Only click is imported here; what talks to the server is imported by the verb th
 import os
 import shutil
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from rnx import completing
 from rnx.cli import flags
 
 if TYPE_CHECKING:
@@ -18,7 +19,22 @@ if TYPE_CHECKING:
 
     from rnx.client import Client
 
-JOB_ID = click.argument("job_id", metavar="JOB-UUID")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def job_argument(*statuses: str) -> Callable[[F], F]:
+    """The one job that a verb is about; a shell completes those in one of these states (none given: in any)."""
+    return click.argument("job_id", metavar="JOB-UUID", shell_complete=completing.jobs(statuses))
+
+
+def job_arguments(*statuses: str) -> Callable[[F], F]:
+    """One job or more, as `job_ids`."""
+    return click.argument(
+        "job_ids", metavar="JOB-UUID...", nargs=-1, required=True, shell_complete=completing.jobs(statuses)
+    )
+
+
+JOB_ID = job_argument()
 
 
 def connect(request_id: str | None = None) -> "Client":

@@ -3,7 +3,8 @@
 import click
 
 from rnx.cli import Verb
-from rnx.session import JOB_ID, connect, show_message
+from rnx.completing import WAITING
+from rnx.session import connect, job_argument, show_message
 
 
 @click.command(
@@ -15,7 +16,7 @@ Examples:
   rnx job cancel f47ac10b     # it was SCHEDULED or PENDING, now it is CANCELED
   rnx job stop f47ac10b       # for one that has started""",
 )
-@JOB_ID
+@job_argument(*WAITING)
 def cancel(job_id: str) -> None:
     """Take a job out that has not started: one that is SCHEDULED, or PENDING because it waits for room."""
     from joblet.api.job_pb2 import CancelJobReq

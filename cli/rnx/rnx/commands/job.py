@@ -9,6 +9,8 @@ VERBS = {
     "wait": Entry("rnx.commands.wait", "wait", "Wait until jobs have ended; exit as they did"),
     "stop": Entry("rnx.commands.stop", "stop", "Stop a running job"),
     "cancel": Entry("rnx.commands.cancel", "cancel", "Take a waiting job out of the queue or the schedule"),
+    "delete": Entry("rnx.commands.delete", "delete", "Delete jobs that have ended, with everything of them"),
+    "delete-all": Entry("rnx.commands.delete", "delete_all", "Delete every job that has ended"),
     "log": Entry("rnx.commands.log", "log", "Stream job output in real-time or view historical logs"),
 }
 

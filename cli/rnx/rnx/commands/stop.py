@@ -3,11 +3,12 @@
 import click
 
 from rnx.cli import Verb
-from rnx.session import JOB_ID, connect, show_message
+from rnx.completing import OPEN
+from rnx.session import connect, job_argument, show_message
 
 
 @click.command("stop", cls=Verb, options_metavar="[flags]")
-@JOB_ID
+@job_argument(*OPEN)
 def stop(job_id: str) -> None:
     """Stop a running job: SIGTERM, and SIGKILL to what is left after 100 ms."""
     from joblet.api.job_pb2 import StopJobReq

@@ -6,7 +6,8 @@ import click
 
 from rnx import params
 from rnx.cli import WaitingVerb, flags
-from rnx.session import connect, show
+from rnx.completing import OPEN
+from rnx.session import connect, job_arguments, show
 
 EXIT_CODES = """\b
 Exit codes:
@@ -30,7 +31,7 @@ Examples:
 {EXIT_CODES}""",
 )
 @click.option("--timeout", type=params.Duration(), metavar="TIME", help='Give up after "30s", "1h30m", ...; jobs go on')
-@click.argument("job_ids", metavar="JOB-UUID...", nargs=-1, required=True)
+@job_arguments(*OPEN)
 @click.pass_context
 def wait(context: click.Context, job_ids: tuple[str, ...], timeout: int | None) -> None:
     """Wait until jobs have ended. The job's exit code becomes that of rnx.

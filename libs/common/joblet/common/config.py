@@ -36,6 +36,9 @@ class JobletConfig:
     memory_overcommit: float = schema.number(1.0, minimum=0.1, maximum=1000.0)
     job_timeout_seconds: float = schema.duration(3600.0)  # 0: none
     cleanup_timeout_seconds: float = schema.duration(5.0, minimum=0.1)
+    # Jobs that have ended are deleted, with their output, after so long, or when there are more; 0: kept for ever.
+    job_retention_seconds: float = schema.duration(30 * 86_400.0)
+    max_finished_jobs: int = schema.integer(100_000)
     max_processes: int = schema.integer(1024, minimum=1, maximum=4_194_304)  # per job; kernel.pid_max at most
 
 

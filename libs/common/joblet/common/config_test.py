@@ -56,6 +56,8 @@ def test_the_printed_file_holds_the_defaults(tmp_path: Path) -> None:
         ("joblet.cpuOvercommit", 2.5, "cpu_overcommit", 2.5),
         ("joblet.memoryOvercommit", 2, "memory_overcommit", 2.0),
         ("joblet.jobTimeout", "2h", "job_timeout_seconds", 7200.0),
+        ("joblet.jobRetention", "7d", "job_retention_seconds", 604_800.0),
+        ("joblet.maxFinishedJobs", 50, "max_finished_jobs", 50),
         ("joblet.cleanupTimeout", "500ms", "cleanup_timeout_seconds", 0.5),
         ("joblet.maxProcesses", 64, "max_processes", 64),
         ("grpc.maxRecvMsgSize", 1_000_000, "max_recv_msg_size", 1_000_000),
@@ -154,7 +156,8 @@ workflows: {}
     assert found == (
         "workflows: unknown key (allowed: joblet, grpc, logging, gateway, executor, logstore, runtime)",
         "joblet.jobTimeOut: unknown key (allowed: defaultCpuLimit, defaultMemoryLimit, defaultIoLimit, defaultNetwork,"
-        " maxConcurrentJobs, cpuOvercommit, memoryOvercommit, jobTimeout, cleanupTimeout, maxProcesses)",
+        " maxConcurrentJobs, cpuOvercommit, memoryOvercommit, jobTimeout, cleanupTimeout, jobRetention,"
+        " maxFinishedJobs, maxProcesses)",
         'joblet.defaultCpuLimit: expected a whole number from 0 to 1000000, got "fast"',
         "joblet.maxConcurrentJobs: expected a whole number from 1 to 2147483647, got 0",
         'joblet.cleanupTimeout: expected a duration of at least 0.1s such as "30s", "1h30m" or "100ms", got 5',

@@ -12,6 +12,7 @@ matches on texts.
     ├── AlreadyExists              ALREADY_EXISTS
     ├── FailedPrecondition         FAILED_PRECONDITION
     │   ├── JobNotRunning          FAILED_PRECONDITION  job_id, state
+    │   ├── JobNotEnded            FAILED_PRECONDITION  job_id, state
     │   └── StartError             FAILED_PRECONDITION  a service cannot start: port taken, role table incomplete ...
     ├── OutOfRange                 OUT_OF_RANGE
     ├── Unauthenticated            UNAUTHENTICATED
@@ -110,6 +111,15 @@ class FailedPrecondition(JobletError):
 class JobNotRunning(FailedPrecondition):
     def __init__(self, job_id: str, state: str, *, hint: str | None = None) -> None:
         super().__init__(f"job is not running: {job_id} (current status: {state})", hint=hint)
+        self.job_id = job_id
+        self.state = state
+
+
+class JobNotEnded(FailedPrecondition):
+    def __init__(self, job_id: str, state: str) -> None:
+        super().__init__(
+            f"job has not ended: {job_id} (current status: {state})", hint="stop or cancel it first, or wait for it"
+        )
         self.job_id = job_id
         self.state = state
 

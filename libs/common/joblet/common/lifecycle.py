@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import ctypes
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,6 +18,7 @@ from joblet.common.version import VERSION
 
 EXIT_ERROR = 1
 _M_ARENA_MAX = -8  # <malloc.h>
+_PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 EXIT_USAGE = 2
 
 Main = Callable[[asyncio.Event], Awaitable[None]]
@@ -53,8 +55,18 @@ def service(name: str, serve: Serve, arguments: Sequence[str] | None = None) -> 
     except ConfigError as error:
         exit_with(error)
     log.setup(name, config.logging)
+    _leave_no_core()
     _bound_arenas()
     return run(lambda stop: serve(config, stop))
+
+
+def _leave_no_core() -> None:
+    """Services hold secrets of jobs for a moment: no crash may write them to disk, neither to a file (the limit) nor to
+    a handler of the system (dumpable: prctl(2), core(5)). What they start decides for itself.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
 
 
 def _bound_arenas() -> None:

@@ -77,7 +77,10 @@ class JobsOfNode(ExecutorServiceServicer):
     ) -> executor_pb2.ForgetJobResponse:
         if request.job_id or not request.job_ids:
             self._journal.forget(request.job_id)
-        return executor_pb2.ForgetJobResponse(kept=self._journal.forget_ended(request.job_ids))
+        kept = self._journal.forget_ended(request.job_ids)
+        if request.erase:
+            self._journal.erase()
+        return executor_pb2.ForgetJobResponse(kept=kept)
 
     async def PutContent(
         self, request_iterator: AsyncIterator[job_pb2.UploadChunk], context: "Context"

@@ -71,6 +71,7 @@ class Journal:
     def _prepare(self, path: Path) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA secure_delete=ON")  # what is forgotten is overwritten, not left in free pages
         self._db.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
         version = self._value("PRAGMA user_version")
         if version == 0:
@@ -153,6 +154,10 @@ class Journal:
             self._db.executemany("DELETE FROM jobs WHERE job_id = ?", [(job_id,) for job_id in over])
             self._drop_events(last)
         return [job_id for job_id, state in states.items() if state is not None and state not in TERMINAL]
+
+    def erase(self) -> None:
+        """Leaves nothing on disk of what was forgotten: the write-ahead log still has it."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def events(self, after: int, limit: int) -> list[Event]:
         """At most `limit` events with numbers above `after`, in order.

@@ -64,8 +64,9 @@ class StateDirectories:
         with suppress(FileNotFoundError):
             (path / exitrecord.NAME).rename(path / exitrecord.TEMPORARY_NAME)
         if len(self._waiting) < MOST_SPARE and set(os.listdir(path)) <= {exitrecord.TEMPORARY_NAME}:
-            path.rename(self._spare / job_id)
-            self._waiting.append(job_id)
+            name = os.urandom(16).hex()  # of the job, which may be deleted, nothing stays
+            path.rename(self._spare / name)
+            self._waiting.append(name)
         else:
             shutil.rmtree(path)
 

@@ -6,7 +6,7 @@ One session, repeated for as long as the gateway runs:
 2. `reconcile.decide` says what follows, `store.events.settle` stores it in one transaction;
 3. the node counts as connected: new jobs may be placed on it;
 4. at the same time: events (`conversation`) from the last number applied, in groups as large as what has arrived;
-   StartJob again for jobs without an answer; ForgetJob and StopJob for jobs that are over.
+   StartJob again for jobs without an answer; ForgetJob and StopJob for jobs that are over; the removal of deleted ones.
 Whatever goes wrong ends the session, and the next one starts from what the store says.
 """
 
@@ -21,7 +21,7 @@ from joblet.common import log
 from joblet.common.errors import FailedPrecondition, Internal, JobletError, NotFound
 from joblet.common.states import JobState
 from joblet.common.units import NS_PER_SECOND
-from joblet.gateway import reconcile
+from joblet.gateway import forgetting, reconcile
 from joblet.gateway.changes import Changes
 from joblet.gateway.conversation import Conversation
 from joblet.gateway.launch import Launches
@@ -90,6 +90,7 @@ class Follower:
                 tasks.create_task(self._resubmit(link))
                 tasks.create_task(_stop_orphans(link, todo))
                 tasks.create_task(_forget_ended(link, todo))
+                tasks.create_task(forgetting.carry_out(self._database, link))
                 # Not one more task: a group whose body is over leaves its task's count of cancellations wrong when a
                 # child fails (CPython before 3.13), and that count is what tells a stop from a failure here.
                 await link.restart.wait()

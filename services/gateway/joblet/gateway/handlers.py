@@ -15,6 +15,7 @@ from joblet.api import job_pb2
 from joblet.api.internal import registry_pb2
 from joblet.common.errors import StartError, Unimplemented
 from joblet.common.rpc import current_identity
+from joblet.gateway.deletion import Deletions
 from joblet.gateway.jobs import Jobs
 from joblet.gateway.listing import Listings
 from joblet.gateway.nodes import Nodes
@@ -32,9 +33,10 @@ RAW_ANSWERS = frozenset({"GetJobLogs", "ListJobs"})
 class JobRpcs:
     """JobService, and JobletService with the same code. The methods are named as the RPCs are."""
 
-    def __init__(self, jobs: Jobs, listings: Listings, logs: Logs, uploads: Uploads) -> None:
+    def __init__(self, jobs: Jobs, listings: Listings, deletions: Deletions, logs: Logs, uploads: Uploads) -> None:
         self._jobs = jobs
         self._listings = listings
+        self._deletions = deletions
         self._logs = logs
         self._uploads = uploads
 
@@ -58,6 +60,12 @@ class JobRpcs:
 
     async def Upload(self, chunks: AsyncIterator[job_pb2.UploadChunk], _: Context) -> job_pb2.UploadRes:
         return await self._uploads.receive(chunks)
+
+    async def DeleteJob(self, request: job_pb2.DeleteJobReq, _: Context) -> job_pb2.DeleteJobRes:
+        return await self._deletions.delete(request.uuid)
+
+    async def DeleteAllJobs(self, _: job_pb2.DeleteAllJobsReq, __: Context) -> job_pb2.DeleteAllJobsRes:
+        return await self._deletions.delete_all()
 
     async def GetJobLogs(self, request: job_pb2.GetJobLogsReq, context: Context) -> None:
         await self._logs.send(request, context.write)

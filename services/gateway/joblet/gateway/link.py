@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from joblet.api.internal import executor_pb2, executor_pb2_grpc, logstore_pb2
+from joblet.api.internal import executor_pb2, executor_pb2_grpc, logstore_pb2, logstore_pb2_grpc
 from joblet.common import rpc
 from joblet.common.config import GrpcConfig, TlsFiles
 from joblet.common.errors import Code, JobletError, Unavailable
@@ -31,6 +31,7 @@ class Link:
         self.restart = asyncio.Event()  # asks for a new comparison of the node's jobs with the store's
         self.unanswered: set[str] = set()  # jobs whose StartJob has got no answer on this link
         self.retry = asyncio.Event()  # set when there are new ones
+        self.deletions = asyncio.Event()  # set when the node has deleted jobs to forget
         self.full = False  # the node has refused a job for want of room; until one of its jobs ends
         self.gap = False  # the node has forgotten events that the store never saw
         self._conversation: Conversation | None = None
@@ -38,6 +39,9 @@ class Link:
         self._logstore_channel = rpc.connect(node.logstore_address, tls, grpc_config, target_name=node.id)
         self.executor: executor_pb2_grpc.ExecutorServiceAsyncStub = executor_pb2_grpc.ExecutorServiceStub(
             self._executor_channel
+        )
+        self.logstore: logstore_pb2_grpc.LogStoreServiceAsyncStub = logstore_pb2_grpc.LogStoreServiceStub(
+            self._logstore_channel
         )
         self._read_logs: Any = self._logstore_channel.unary_stream(
             READ_LOGS, request_serializer=logstore_pb2.ReadLogsRequest.SerializeToString, response_deserializer=None

@@ -16,6 +16,7 @@ from joblet.common.states import JobState
 from joblet.common.yamlschema import split_address
 from joblet.gateway.access import ACCESS
 from joblet.gateway.changes import Changes
+from joblet.gateway.deletion import Deletions
 from joblet.gateway.events import Follower
 from joblet.gateway.handlers import JobRpcs, RegistryRpcs, handlers_of
 from joblet.gateway.jobs import Jobs
@@ -73,12 +74,16 @@ class Gateway:
         self.jobs = Jobs(
             config, database, self.nodes, self.queue, self.launches, vault, self.uploads, changes, counters
         )
+        self.deletions = Deletions(config.joblet, database, self.jobs, self.nodes)
         self.logs = Logs(self.jobs, self.nodes, changes, counters, config.gateway.reader_timeout_seconds)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. Raises StartError when it cannot start."""
         async with asyncio.TaskGroup() as tasks:
-            parts = (self.launches.run, self.nodes.run, self.queue.run, self.schedule.run, self.uploads.run)
+            parts = (
+                self.launches.run, self.nodes.run, self.queue.run, self.schedule.run, self.uploads.run,
+                self.deletions.run,
+            )  # fmt: skip
             background = [tasks.create_task(run()) for run in parts]
             server = self._rpc_server()
             self.port = await server.start()
@@ -96,7 +101,7 @@ class Gateway:
     def _rpc_server(self) -> RpcServer:
         gateway = self._config.gateway
         server = RpcServer("gateway", gateway.listen, gateway.tls, self._config.grpc, ACCESS)
-        job_rpcs = JobRpcs(self.jobs, self.listings, self.logs, self.uploads)
+        job_rpcs = JobRpcs(self.jobs, self.listings, self.deletions, self.logs, self.uploads)
         served: dict[str, object] = {
             "joblet.JobService": job_rpcs,
             "joblet.JobletService": job_rpcs,

@@ -338,7 +338,12 @@ class _LogStore(logstore_pb2_grpc.LogStoreServiceServicer):
             await changed.wait()
 
     async def DeleteLogs(self, request: logstore_pb2.DeleteLogsRequest, _: Any) -> logstore_pb2.DeleteLogsResponse:
-        raise NotImplementedError
+        job = self._node.jobs.get(request.job_id)
+        if job is not None and job.outcome is None:
+            raise FailedPrecondition("the output is still being written")
+        if self._node.finished.pop(request.job_id, None) is None:
+            raise JobNotFound(request.job_id)
+        return logstore_pb2.DeleteLogsResponse()
 
 
 def _node_job(job: FakeJob) -> executor_pb2.NodeJob:

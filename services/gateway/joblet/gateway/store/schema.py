@@ -228,3 +228,11 @@ payloads = Table(
     Column("number", Integer, primary_key=True),
     Column("content", LargeBinary, nullable=False),
 )
+
+# Deleted jobs that their node has not forgotten yet (`joblet.gateway.forgetting`).
+deletions = Table(
+    "deletions",
+    metadata,
+    Column("job_id", Id, primary_key=True),
+    Column("node_id", Text, nullable=False, index=True),
+)

@@ -1,0 +1,150 @@
+"""Every key of the specification's configuration has its effect; wrong ones stop the start by name."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import yaml
+from local_system import CLEAN_ENVIRONMENT, REPOSITORY, SERVICES, LocalSystem, local_system
+
+from joblet.api import job_pb2, job_pb2_grpc
+
+pytestmark = pytest.mark.root
+
+CONFIGURATION = REPOSITORY / "libs/common/joblet/common/config.py"
+OWN = {f"{name.capitalize()}Config": name for name in SERVICES}
+
+CHOSEN = {
+    "joblet": {
+        "defaultCpuLimit": 70,
+        "defaultMemoryLimit": 96,
+        "defaultIoLimit": 1_000_000,
+        "maxConcurrentJobs": 2,
+        "jobTimeout": "3s",
+        "cleanupTimeout": "2s",
+        "maxProcesses": 77,
+        "defaultNetwork": "none",
+    },
+    "grpc": {"maxRecvMsgSize": 300_000, "maxSendMsgSize": 300_000, "keepAliveTime": "5s"},
+}
+
+
+@pytest.fixture(scope="module")
+def configured(clean_machine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSystem]:
+    directory = tmp_path_factory.mktemp("jbtest") / "joblet"
+    (directory / "config").mkdir(parents=True)
+    (directory / "config/joblet-config.yml").write_text(yaml.safe_dump(CHOSEN))
+    with local_system(directory) as system:
+        yield system
+
+
+def test_defaults_of_jobs(configured: LocalSystem) -> None:
+    """defaultCpuLimit, defaultMemoryLimit, defaultIoLimit, maxProcesses, defaultNetwork, jobTimeout."""
+    job = configured.json("run", "--wait", "cat", "/proc/self/net/dev")
+    assert (job["maxCPU"], job["maxMemory"], job["maxIOBPS"]) == (70, 96, 1_000_000)
+    assert (job["maxProcesses"], job["network"], job["timeoutSeconds"]) == (77, "none", 3)
+    interfaces = configured.log(str(job["uuid"])).decode().splitlines()[2:]
+    assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
+
+
+def test_job_timeout(configured: LocalSystem) -> None:
+    done = configured.rnx("--json", "run", "--wait", "sleep", "600")
+    assert done.returncode == 124
+    refused = configured.rnx("run", "--timeout=4s", "true")
+    assert refused.stderr.decode().startswith("Error: job creation failed: timeoutSeconds exceeds system limits\n")
+
+
+def test_max_concurrent_jobs(configured: LocalSystem) -> None:
+    running = [configured.run("sleep", "600") for _ in range(2)]
+    third = configured.run("true")
+    status = configured.status(third)
+    assert status["Status"] == "PENDING"
+    for job_id in running:
+        configured.rnx("stop", job_id)
+    assert configured.rnx("wait", third).returncode == 0
+
+
+def test_message_sizes(configured: LocalSystem) -> None:
+    """maxRecvMsgSize bounds what a request may hold, maxSendMsgSize a page of the list."""
+    files = [configured.certificates / name for name in ("ca-cert.pem", "client-key.pem", "client-cert.pem")]
+    credentials = grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
+    with grpc.secure_channel(configured.address, credentials) as channel:
+        stub = job_pb2_grpc.JobServiceStub(channel)
+        large = job_pb2.RunJobReq(command="true", args=["x" * 100_000 for _ in range(2)])
+        for _ in range(4):
+            stub.RunJob(large, timeout=30)
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.RunJob(job_pb2.RunJobReq(command="true", args=["x" * 100_000 for _ in range(3)]), timeout=30)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        page = stub.ListJobs(job_pb2.EmptyRequest(), timeout=30)
+        assert page.nextPageToken
+        assert page.ByteSize() < 300_000
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("joblet: {maxConcurrentJob: 3}", "joblet.maxConcurrentJob: unknown key"),
+        ("joblet: {jobTimeout: soon}", "joblet.jobTimeout: "),
+        ("grpc: {maxRecvMsgSize: 1}", "grpc.maxRecvMsgSize: "),
+        ("jobs: {}", "jobs: unknown key"),
+        ("joblet: {defaultCpuLimit: 1.5, defaultIoLimit: -1}", "joblet.defaultIoLimit: "),
+    ],
+)
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_does_not_start_with_a_wrong_key(tmp_path: Path, service: str, text: str, problem: str) -> None:
+    file = tmp_path / "joblet-config.yml"
+    file.write_text(text)
+    command = [sys.executable, "-m", f"joblet.{service}", "--config", str(file)]
+    paths = ":".join(
+        str(path) for path in (*REPOSITORY.glob("services/*"), REPOSITORY / "libs/common", REPOSITORY / "proto")
+    )
+    environment = {**CLEAN_ENVIRONMENT, "PYTHONPATH": paths}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert problem in done.stderr
+
+
+def test_no_key_is_read_by_nobody() -> None:
+    """A key of a service's section has to be read in that service, a shared one anywhere but in the command line."""
+    everywhere = _attributes(REPOSITORY / "services") | _attributes(REPOSITORY / "libs/common")
+    unread = []
+    for section, key in _keys():
+        if section in OWN:
+            read = key in _attributes(REPOSITORY / "services" / OWN[section])
+        else:
+            read = section == "Config" or key in everywhere
+        if not read:
+            unread.append(f"{section}.{key}")
+    assert unread == []
+
+
+def _keys() -> list[tuple[str, str]]:
+    classes = [node for node in ast.parse(CONFIGURATION.read_text()).body if isinstance(node, ast.ClassDef)]
+    assert set(OWN) < {node.name for node in classes}
+    return [
+        (node.name, field.target.id)
+        for node in classes
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    ]
+
+
+def _attributes(folder: Path) -> set[str]:
+    """Every name that a module of the product reads after a dot."""
+    modules = [
+        path for path in folder.rglob("*.py") if not path.name.endswith(("_test.py", "testing.py", "conftest.py"))
+    ]
+    return {
+        node.attr
+        for path in modules
+        if path != CONFIGURATION
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
