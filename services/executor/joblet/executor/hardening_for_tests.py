@@ -9,6 +9,7 @@ The calls that the seccomp programs refuse are listed by `seccomp_for_tests`.
 """
 
 import hashlib
+import os
 import shlex
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -206,9 +207,10 @@ def named(name: str) -> Mutation:
 
 
 class Workshop:
-    """Compiles jobinit without some of its hardening, into `directory`; what was compiled once is not again."""
+    """Compiles jobinit without some of its hardening, into `directory`; what is there already is used again."""
 
     def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         line = subprocess.run(
             ["make", "-n", "-B", "-s", f"OUT={directory}", f"{directory}/jobinit"],
@@ -219,33 +221,32 @@ class Workshop:
         self._sources = [word for word in command[output + 2 :] if word.endswith(".c")]
         # Without a line some function or name may have no use left; that is no warning here.
         self._compiler = [*command[:output], "-w", f"-I{JOBINIT_SOURCES}"]
+        headers = (path.read_text() for path in sorted(JOBINIT_SOURCES.glob("*.h")))
+        self._common = "".join([*self._compiler, *headers])
 
     def build(self, mutations: Iterable[Mutation]) -> Path:
         """The path of jobinit without these lines."""
         texts = mutated(mutations)
         objects = [self._object(name, texts.get(name)) for name in self._sources]
-        program = self._directory / f"jobinit-{_digest(' '.join(map(str, objects)))}"
+        program = self._directory / f"jobinit-{_digest(' '.join(made.name for made in objects))}"
         if not program.exists():
-            self._run("-o", program, *objects)
+            self._make(program, *objects)
         return program
-
-    def compile(self, source: Path, program: Path) -> None:
-        """One program of the tests' own that includes jobinit's sources."""
-        subprocess.run(
-            [self._compiler[0], "-w", "-D_GNU_SOURCE", f"-I{JOBINIT_SOURCES}", "-o", program, source], check=True
-        )
 
     def _object(self, name: str, text: str | None) -> Path:
         whole = (JOBINIT_SOURCES / name).read_text() if text is None else text
-        made = self._directory / f"{name[:-2]}-{_digest(whole)}.o"
+        made = self._directory / f"{name[:-2]}-{_digest(self._common + whole)}.o"
         if not made.exists():
             source = made.with_suffix(".c")
             source.write_text(whole)
-            self._run("-c", "-o", made, source)
+            self._make(made, "-c", source)
         return made
 
-    def _run(self, *arguments: str | Path) -> None:
-        subprocess.run([*self._compiler, *arguments], check=True)
+    def _make(self, made: Path, *arguments: str | Path) -> None:
+        # By rename: another run may be using the directory.
+        unfinished = made.with_name(f"{made.name}.{os.getpid()}")
+        subprocess.run([*self._compiler, *arguments, "-o", unfinished], check=True)
+        unfinished.rename(made)
 
 
 def mutated(mutations: Iterable[Mutation]) -> Mapping[str, str]:

@@ -30,11 +30,13 @@ from joblet.executor.launch import LaunchError
 from joblet.executor.launch_for_tests import Ground, prepared_ground
 from joblet.executor.procfs import parse_status
 from joblet.executor.rootplan import inspect_host, plan
+from joblet.executor.seccomp_for_tests import mutations as rules
 from joblet.executor.template import build_template
 from joblet.executor.testing import order
 
 pytestmark = [pytest.mark.root, pytest.mark.single_threaded]
 
+PAGE = Path(__file__).resolve().parents[4] / "docs/security.md"
 NO_SECCOMP = named("no seccomp")
 _SAFE_PATH = "static int safe_path(const char *path)\n{\n"
 SPEC_CHECK = Mutation("any path of an upload", (Edit("spec.c", _SAFE_PATH, f"{_SAFE_PATH}    return 1;\n"),))
@@ -227,6 +229,14 @@ def test_every_line_is_in_the_sources_and_in_one_list() -> None:
     names = [mutation.name for mutation in HARDENING]
     assert len(set(names)) == len(names)
     assert {*UNSEEN, *TWICE, *IMPLIED} <= set(names)
+
+
+def test_the_page_tells_what_cannot_be_seen() -> None:
+    page = PAGE.read_text()
+    for name, unseen in UNSEEN.items():
+        assert f"| {name} | {unseen.reason} |" in page
+    assert f"({len(HARDENING)} of them)" in page
+    assert f"({len(list(rules()))})" in page
 
 
 @pytest.mark.parametrize("name", SEEN)
