@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
 READ_AHEAD = 1 << 20  # bytes asked of the archive at once: a request takes as long as many frames
+PART_SIZE = 5 << 20  # bytes of an upload in one request; S3 takes no smaller ones
+PARTS_AT_ONCE = 2  # in memory
 ERROR_LENGTH = 200  # characters of the other side's text
 
 _CLIENT: "ClientConfig" = {"timeout": "30s", "connect_timeout": "5s"}
@@ -65,7 +67,9 @@ class Archive:
     async def put(self, job_id: str, sealed: Path) -> None:
         """Copies a sealed file, over an earlier copy if there is one. Raises Unavailable."""
         try:
-            await obstore.put_async(self._store, _key(job_id), sealed)
+            await obstore.put_async(
+                self._store, _key(job_id), sealed, chunk_size=PART_SIZE, max_concurrency=PARTS_AT_ONCE
+            )
         except (BaseError, OSError) as error:
             raise _unreachable(error) from error
 

@@ -108,7 +108,8 @@ class Keeper:
             await self._look_at([*self._take_new(), *self._writing])
             await self._remove_fronts()
             await self._remove_ended()
-            grows = self._limits.job_bytes and before != sum(self._known[name].total_bytes for name in self._writing)
+            after = sum(self._known[job_id].total_bytes for job_id in self._writing)
+            grows = bool(self._limits.job_bytes) and before != after
             await asyncio.sleep(LOOK_SOON_SECONDS if grows or self._room.is_full else LOOK_SECONDS)
 
     def _take_new(self) -> Iterable[str]:
@@ -128,6 +129,9 @@ class Keeper:
             elif self._surveyed:
                 metrics.BYTES_WRITTEN.inc(state.total_bytes)
             self._known[job_id] = state
+            target = front(state, self._limits)
+            if target is not None:
+                self._due.setdefault(job_id, (target, time.monotonic()))
             if state.ended_ns is None:
                 self._writing.add(job_id)
             else:
@@ -160,11 +164,7 @@ class Keeper:
     # --- removing -------------------------------------------------------------------------------------------------
 
     async def _remove_fronts(self) -> None:
-        for job_id, state in list(self._known.items()):
-            target, since = self._due.get(job_id) or (front(state, self._limits), time.monotonic())
-            if target is None or self._lock(job_id).locked():
-                continue
-            self._due[job_id] = target, since
+        for job_id, (target, since) in list(self._due.items()):
             held = self._readers.any_before(job_id, target)
             if held and time.monotonic() - since < self._hold_seconds:
                 continue
@@ -204,7 +204,7 @@ class Keeper:
     async def _seal_all(self) -> None:
         pause, longest = RETRY_SECONDS
         while True:
-            for state in self._oldest(lambda state: not state.sealed):
+            for state in self._oldest(lambda state: not state.sealed and state.job_id not in self._due):
                 if state.ended_ns is not None and state.ended_ns + self._seal_after_ns > time.time_ns():
                     break
                 if await self._seal(state.job_id):

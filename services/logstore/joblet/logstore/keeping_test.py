@@ -158,6 +158,15 @@ def test_the_front_of_a_running_jobs_log_goes_and_readers_are_told(tmp_path: Pat
         assert read(process) == content[first:]
 
 
+def test_a_log_that_is_over_its_size_when_it_ends_loses_its_front_before_it_is_sealed(tmp_path: Path) -> None:
+    content = random.Random(8).randbytes(3 * MIB)
+    with logstore(tmp_path, retention={"maxJobSizeMb": 1}, **AT_ONCE) as process:
+        write(process, content)
+        eventually(lambda: files(process) == {"sealed", "index"})
+        assert asyncio.run(chunks(process))[0].offset == 2 * MIB
+        assert read(process) == content[2 * MIB :]
+
+
 def test_a_sealed_log_without_its_front_says_so_too(tmp_path: Path) -> None:
     content = random.Random(4).randbytes(4 * MIB)
     with logstore(tmp_path, retention={"maxJobSizeMb": 1}, **AT_ONCE) as process:

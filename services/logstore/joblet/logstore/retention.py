@@ -57,6 +57,9 @@ def removals(
     """The logs to remove, in order. `archive` is the URL that logs are copied to, empty when there is none."""
     known = list(logs)
     total_bytes = sum(log.disk_bytes for log in known)
+    first_end_ns = min((log.ended_ns for log in known if log.ended_ns is not None), default=now_ns)
+    if not _is_due(limits, now_ns - first_end_ns, total_bytes, free_bytes):
+        return  # mostly, and there may be many logs to put in order
     ended = [(log.ended_ns, log.job_id, log) for log in known if log.ended_ns is not None and log.archive == archive]
     for ended_ns, _, log in sorted(ended, key=lambda item: item[:2]):
         if limits.age_ns and ended_ns + limits.age_ns <= now_ns:
@@ -69,3 +72,7 @@ def removals(
             return
         total_bytes -= log.disk_bytes
         free_bytes += log.disk_bytes
+
+
+def _is_due(limits: Limits, oldest_ns: int, total_bytes: int, free_bytes: int) -> bool:
+    return 0 < limits.age_ns <= oldest_ns or 0 < limits.total_bytes < total_bytes or free_bytes < limits.free_bytes
