@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from joblet.api.job_pb2 import GetJobStatusRes, Job
+from joblet.api.job_pb2 import GetJobStatusRes, Job, JobAttempt
 from joblet.common.units import MIB
 
 _HOST_NETWORK = "host"
@@ -109,6 +109,10 @@ def detail(job: GetJobStatusRes) -> Iterator[str]:
         yield f"Remaining: {job.remainingSeconds}s"
     if job.queuePosition:
         yield f"QueuePosition: {job.queuePosition} of {job.queueLength}"
+    if job.retry.maxRetries:
+        yield f"Retries: {job.retry.maxRetries}, the first after {job.retry.backoffSeconds}s"
+    for attempt in job.attempts:
+        yield f"Attempt: {_attempt(attempt)}"
     yield f"CPUCores: {job.cpuCores or 'all'}"
     yield f"MaxProcesses: {job.maxProcesses}"
     yield f"Timeout: {f'{job.timeoutSeconds}s' if job.timeoutSeconds else 'none'}"
@@ -133,6 +137,16 @@ def detail(job: GetJobStatusRes) -> Iterator[str]:
         yield f"Attested: {job.attestation.time.ToJsonString()}"
         for name, value in sorted(job.attestation.facts.items()):
             yield f"  {printable(name)}: {printable(value)}"
+
+
+def _attempt(attempt: JobAttempt) -> str:
+    parts = [f"{attempt.number} {attempt.status}"]
+    if attempt.endTime:
+        parts.append(f"ExitCode: {attempt.exitCode}")
+    if attempt.reason:
+        parts.append(f"Reason: {printable(attempt.reason)}")
+    times = f"{attempt.startTime or '-'} to {attempt.endTime or '-'}"
+    return " ".join([*parts, times, f"NodeId: {printable(attempt.nodeId)}"])
 
 
 def network(name: str) -> str:

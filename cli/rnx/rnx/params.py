@@ -70,6 +70,21 @@ class Schedule(click.ParamType[str, str]):
             self.fail(str(error), parameter, context)
 
 
+class Codes(click.ParamType[tuple[int, ...], str]):
+    """Exit codes, "2,64-113" as one list."""
+
+    name = "codes"
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> tuple[int, ...]:
+        codes: set[int] = set()
+        for part in value.split(","):
+            first, _, last = part.strip().partition("-")
+            if not all(end.isascii() and end.isdigit() and 1 <= int(end) <= 255 for end in (first, last or first)):
+                self.fail(f'expected exit codes from 1 to 255, such as "2,64-113", got "{value}"', parameter, context)
+            codes.update(range(int(first), int(last or first) + 1))
+        return tuple(sorted(codes))
+
+
 class Priority(click.ParamType[int, str]):
     """A whole number, negative or not, in the range that the gateway takes."""
 

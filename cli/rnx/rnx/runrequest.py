@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rnx import params
+from rnx.errors import BadUsage
 
 if TYPE_CHECKING:
     from joblet.api.job_pb2 import RunJobReq
@@ -34,6 +35,9 @@ class RunFlags:
     request_id: str | None
     priority: int | None
     schedule: str | None  # an instant, RFC 3339
+    retries: int | None
+    retry_backoff: int | None  # seconds
+    no_retry_on: tuple[int, ...] | None  # exit codes
 
 
 def build(flags: RunFlags, command: str, arguments: tuple[str, ...]) -> "RunJobReq":
@@ -69,9 +73,20 @@ def build(flags: RunFlags, command: str, arguments: tuple[str, ...]) -> "RunJobR
         priority=flags.priority or 0,
         schedule=flags.schedule or "",
     )
+    _add_retries(request, flags)
     if request.ByteSize() > params.MAX_REQUEST_BYTES - params.UPLOADS_BYTES:
         raise params.too_large(f"a request of {request.ByteSize()} bytes")
     return request
+
+
+def _add_retries(request: "RunJobReq", flags: RunFlags) -> None:
+    if not flags.retries and (flags.retry_backoff or flags.no_retry_on):
+        flag = "--retry-backoff" if flags.retry_backoff else "--no-retry-on"
+        raise BadUsage(f"{flag} goes with --retries N", hint="without it, a job has one attempt")
+    if flags.retries:
+        request.retry.maxRetries = flags.retries
+        request.retry.backoffSeconds = flags.retry_backoff or 0
+        request.retry.nonRetriableExitCodes.extend(flags.no_retry_on or ())
 
 
 def _environments(flags: RunFlags) -> tuple[dict[str, str], dict[str, str]]:

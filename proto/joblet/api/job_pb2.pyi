@@ -480,9 +480,13 @@ class RetryPolicy(_message.Message):
     BACKOFFSECONDS_FIELD_NUMBER: _builtins.int
     NONRETRIABLEEXITCODES_FIELD_NUMBER: _builtins.int
     maxRetries: _builtins.int
+    """attempts after the first, at most 100"""
     backoffSeconds: _builtins.int
+    """before the second attempt, then twice as long each time; 0 for 1 s"""
     @_builtins.property
-    def nonRetriableExitCodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def nonRetriableExitCodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """1 to 255"""
+
     def __init__(
         self,
         *,
@@ -497,6 +501,55 @@ class RetryPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
+
+@_typing.final
+class JobAttempt(_message.Message):
+    """One attempt of a job, with an output of its own (GetJobLogsReq.attempt)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    STARTTIME_FIELD_NUMBER: _builtins.int
+    ENDTIME_FIELD_NUMBER: _builtins.int
+    EXITCODE_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    NODEID_FIELD_NUMBER: _builtins.int
+    OUTPUTBYTES_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """from 1"""
+    status: _builtins.str
+    startTime: _builtins.str
+    endTime: _builtins.str
+    exitCode: _builtins.int
+    signal: _builtins.int
+    reason: _builtins.str
+    message: _builtins.str
+    nodeId: _builtins.str
+    outputBytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        status: _builtins.str = ...,
+        startTime: _builtins.str = ...,
+        endTime: _builtins.str = ...,
+        exitCode: _builtins.int = ...,
+        signal: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        nodeId: _builtins.str = ...,
+        outputBytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endTime", b"endTime", "exitCode", b"exitCode", "message", b"message", "nodeId", b"nodeId", "number", b"number", "outputBytes", b"outputBytes", "reason", b"reason", "signal", b"signal", "startTime", b"startTime", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobAttempt: _TypeAlias = JobAttempt  # noqa: Y015
 
 @_typing.final
 class FileUpload(_message.Message):
@@ -686,6 +739,9 @@ class GetJobStatusRes(_message.Message):
     ATTESTATION_FIELD_NUMBER: _builtins.int
     QUEUEPOSITION_FIELD_NUMBER: _builtins.int
     QUEUELENGTH_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     REMAININGSECONDS_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     name: _builtins.str
@@ -722,6 +778,8 @@ class GetJobStatusRes(_message.Message):
     """while it is PENDING: 1 is the next"""
     queueLength: _builtins.int
     """while it is PENDING: how many are"""
+    attempt: _builtins.int
+    """number of the present attempt, from 1"""
     remainingSeconds: _builtins.int
     """while it is RUNNING with a timeout: until that; 0 else"""
     @_builtins.property
@@ -752,6 +810,12 @@ class GetJobStatusRes(_message.Message):
     def attestation(self) -> Global___Attestation:
         """what was read back from outside before the command ran"""
 
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobAttempt]:
+        """of a job that may be retried: those so far, oldest first"""
+
+    @_builtins.property
+    def retry(self) -> Global___RetryPolicy: ...
     def __init__(
         self,
         *,
@@ -794,11 +858,14 @@ class GetJobStatusRes(_message.Message):
         attestation: Global___Attestation | None = ...,
         queuePosition: _builtins.int = ...,
         queueLength: _builtins.int = ...,
+        attempts: _abc.Iterable[Global___JobAttempt] | None = ...,
+        retry: Global___RetryPolicy | None = ...,
+        attempt: _builtins.int = ...,
         remainingSeconds: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "retry", b"retry", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attestation", b"attestation", "command", b"command", "cpuCores", b"cpuCores", "dependencies", b"dependencies", "endTime", b"endTime", "environment", b"environment", "exitCode", b"exitCode", "gpuCount", b"gpuCount", "gpuIndices", b"gpuIndices", "gpuMemoryMB", b"gpuMemoryMB", "labels", b"labels", "maxCPU", b"maxCPU", "maxIOBPS", b"maxIOBPS", "maxMemory", b"maxMemory", "maxProcesses", b"maxProcesses", "message", b"message", "name", b"name", "network", b"network", "nodeId", b"nodeId", "notIsolated", b"notIsolated", "priority", b"priority", "queueLength", b"queueLength", "queuePosition", b"queuePosition", "reason", b"reason", "remainingSeconds", b"remainingSeconds", "requestId", b"requestId", "runtime", b"runtime", "scheduledTime", b"scheduledTime", "secret_environment", b"secret_environment", "signal", b"signal", "startTime", b"startTime", "status", b"status", "timeoutSeconds", b"timeoutSeconds", "uploads", b"uploads", "usage", b"usage", "uuid", b"uuid", "volumes", b"volumes", "workDir", b"workDir", "workflowUuid", b"workflowUuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attempt", b"attempt", "attempts", b"attempts", "attestation", b"attestation", "command", b"command", "cpuCores", b"cpuCores", "dependencies", b"dependencies", "endTime", b"endTime", "environment", b"environment", "exitCode", b"exitCode", "gpuCount", b"gpuCount", "gpuIndices", b"gpuIndices", "gpuMemoryMB", b"gpuMemoryMB", "labels", b"labels", "maxCPU", b"maxCPU", "maxIOBPS", b"maxIOBPS", "maxMemory", b"maxMemory", "maxProcesses", b"maxProcesses", "message", b"message", "name", b"name", "network", b"network", "nodeId", b"nodeId", "notIsolated", b"notIsolated", "priority", b"priority", "queueLength", b"queueLength", "queuePosition", b"queuePosition", "reason", b"reason", "remainingSeconds", b"remainingSeconds", "requestId", b"requestId", "retry", b"retry", "runtime", b"runtime", "scheduledTime", b"scheduledTime", "secret_environment", b"secret_environment", "signal", b"signal", "startTime", b"startTime", "status", b"status", "timeoutSeconds", b"timeoutSeconds", "uploads", b"uploads", "usage", b"usage", "uuid", b"uuid", "volumes", b"volumes", "workDir", b"workDir", "workflowUuid", b"workflowUuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -991,6 +1058,7 @@ class GetJobLogsReq(_message.Message):
     TAILLINES_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     TIMESTAMPS_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     noFollow: _builtins.bool
@@ -999,6 +1067,10 @@ class GetJobLogsReq(_message.Message):
     """first byte wanted; to read on where a stream broke off"""
     tailLines: _builtins.int
     """so many lines of what is there, then what comes; 0: only what comes"""
+    attempt: _builtins.int
+    """Of a job that was retried: this attempt's output alone, up to its end. 0 for the output of all attempts, one behind
+    the other, as it comes; with tailLines, since, until or timestamps, of the latest one.
+    """
     timestamps: _builtins.bool
     """say in DataChunk.times when the bytes were written"""
     @_builtins.property
@@ -1018,11 +1090,12 @@ class GetJobLogsReq(_message.Message):
         tailLines: _builtins.int | None = ...,
         since: _timestamp_pb2.Timestamp | None = ...,
         until: _timestamp_pb2.Timestamp | None = ...,
+        attempt: _builtins.int = ...,
         timestamps: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_tailLines", b"_tailLines", "since", b"since", "tailLines", b"tailLines", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tailLines", b"_tailLines", "noFollow", b"noFollow", "offset", b"offset", "since", b"since", "tailLines", b"tailLines", "timestamps", b"timestamps", "until", b"until", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tailLines", b"_tailLines", "attempt", b"attempt", "noFollow", b"noFollow", "offset", b"offset", "since", b"since", "tailLines", b"tailLines", "timestamps", b"timestamps", "until", b"until", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__tailLines: _TypeAlias = _typing.Literal["tailLines"]  # noqa: Y015
     _WhichOneofArgType__tailLines: _TypeAlias = _typing.Literal["_tailLines", b"_tailLines"]  # noqa: Y015

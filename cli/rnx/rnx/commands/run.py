@@ -31,6 +31,7 @@ Examples:
   rnx job run --name nightly -l team=data -l env=prod ./train
   rnx job run --schedule="2030-01-31 22:00" ./report
   rnx job run --schedule=1h30m ./report     # rnx job cancel takes it back
+  rnx job run --retries=3 --retry-backoff=10s --no-retry-on=2 ./flaky
   rnx job run --priority=10 ./urgent        # before all that wait with less
   rnx job run --wait --timeout=1h ./train || echo "exit code $?"
 
@@ -102,6 +103,16 @@ With --wait or --follow, rnx exits as the job did; see rnx job wait --help.""",
     metavar="TIME",
     help='Start it then: "30s", "1h30m", "2025-01-31 22:00", "2025-01-31T22:00:00Z"; without a zone in that of here',
 )
+@click.option(
+    "--retries", type=params.Limit(), metavar="N", help="Run it again when it fails, N times at most (default: 0)"
+)
+@click.option(
+    "--retry-backoff",
+    type=params.Duration(),
+    metavar="TIME",
+    help="Wait so long before the second attempt, then twice as long each time (default: 1s)",
+)
+@click.option("--no-retry-on", type=params.Codes(), metavar="CODES", help='Exit codes that end it: "2,64-113"')
 @click.option(
     "--priority",
     type=params.Priority(),

@@ -39,7 +39,7 @@ def test_every_flag_of_run_reaches_the_request(rnx: Rnx, gateway: Gateway, monke
         "-s", "FROM_HERE_TOO", "--secret-env=S=1", "--secret-env-file=.secret", "--name=first", "-l", "team=a",
         "--label=b=",
         "--workdir=/tmp", "--timeout=1h30m", "--request-id=mine", "--priority=-7",
-        "--schedule=2030-01-31T22:00+01:00", "echo",
+        "--schedule=2030-01-31T22:00+01:00", "--retries=3", "--retry-backoff=10s", "--no-retry-on=2,64-65", "echo",
     )  # fmt: skip
     assert gateway.requests == [
         api.RunJobReq(
@@ -48,6 +48,7 @@ def test_every_flag_of_run_reaches_the_request(rnx: Rnx, gateway: Gateway, monke
             secretEnvironment={"FROM_HERE_TOO": "too", "S": "1", "T": "two"}, name="first",
             labels={"team": "a", "b": ""}, workDir="/tmp",
             timeoutSeconds=5400, requestId="mine", priority=-7, schedule="2030-01-31T21:00:00Z",
+            retry=api.RetryPolicy(maxRetries=3, backoffSeconds=10, nonRetriableExitCodes=[2, 64, 65]),
         )
     ]  # fmt: skip
 

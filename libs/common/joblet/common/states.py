@@ -36,8 +36,12 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = MappingProxyType(
         ),
         JobState.PENDING: frozenset({JobState.INITIALIZING, JobState.CANCELED, JobState.FAILED}),
         # A short job's start and end may be learned together, so INITIALIZING may be followed by every end.
-        JobState.INITIALIZING: frozenset({JobState.RUNNING, JobState.PENDING, JobState.CANCELED}) | _ENDS,
-        JobState.RUNNING: _ENDS,
+        # An attempt that failed may be followed by another one, which is SCHEDULED until then.
+        JobState.INITIALIZING: frozenset(
+            {JobState.RUNNING, JobState.PENDING, JobState.SCHEDULED, JobState.CANCELED},
+        )
+        | _ENDS,
+        JobState.RUNNING: frozenset({JobState.SCHEDULED}) | _ENDS,
         JobState.COMPLETED: frozenset(),
         JobState.FAILED: frozenset(),
         JobState.STOPPED: frozenset(),

@@ -34,6 +34,6 @@ def test_check_is_the_table(old: JobState, new: JobState) -> None:
     assert (caught.value.old, caught.value.new, caught.value.code) == (old, new, Code.INTERNAL)
 
 
-def test_what_runs_is_not_queued_again_and_not_canceled() -> None:
-    assert TRANSITIONS[S.RUNNING] == {S.COMPLETED, S.FAILED, S.STOPPED}
+def test_what_runs_is_not_canceled_and_waits_again_only_for_another_attempt() -> None:
+    assert TRANSITIONS[S.RUNNING] == {S.COMPLETED, S.FAILED, S.STOPPED, S.SCHEDULED}
     assert S.RUNNING not in TRANSITIONS[S.PENDING] | TRANSITIONS[S.SCHEDULED]

@@ -81,6 +81,8 @@ class JobSpec(_message.Message):
     TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SHOWN_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     command: _builtins.str
     cpu_percent: _builtins.int
@@ -102,6 +104,10 @@ class JobSpec(_message.Message):
     """"default" or "build" """
     request_id: _builtins.str
     """for log lines"""
+    shown_id: _builtins.str
+    """the job's id as its users know it (JOB_ID); empty for job_id"""
+    attempt: _builtins.int
+    """from 1: JOB_ATTEMPT; 0 for a job that is not retried"""
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -129,10 +135,12 @@ class JobSpec(_message.Message):
         timeout_seconds: _builtins.int = ...,
         profile: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        shown_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "command", b"command", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "environment", b"environment", "io_bytes_per_second", b"io_bytes_per_second", "job_id", b"job_id", "max_processes", b"max_processes", "memory_bytes", b"memory_bytes", "network", b"network", "profile", b"profile", "request_id", b"request_id", "secret_environment", b"secret_environment", "timeout_seconds", b"timeout_seconds", "uploads", b"uploads", "work_dir", b"work_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attempt", b"attempt", "command", b"command", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "environment", b"environment", "io_bytes_per_second", b"io_bytes_per_second", "job_id", b"job_id", "max_processes", b"max_processes", "memory_bytes", b"memory_bytes", "network", b"network", "profile", b"profile", "request_id", b"request_id", "secret_environment", b"secret_environment", "shown_id", b"shown_id", "timeout_seconds", b"timeout_seconds", "uploads", b"uploads", "work_dir", b"work_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,7 +15,7 @@ DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 def environment_of(order: Order) -> dict[str, str]:
     """All variables, secrets included: for the launch only, never for logs or disk.
 
-    The job's own variables replace the base's, secrets replace both; JOB_ID cannot be replaced.
+    The job's own variables replace the base's, secrets replace both; JOB_ID and JOB_ATTEMPT cannot be replaced.
     """
     user = "root" if order.profile is Profile.BUILD else "joblet"
     base = {
@@ -26,7 +26,8 @@ def environment_of(order: Order) -> dict[str, str]:
         "SHELL": "/bin/sh",
         "LANG": "C.UTF-8",
     }
-    return {**base, **order.environment, **order.secrets, "JOB_ID": order.job_id}
+    job = {"JOB_ID": order.shown_id} | ({"JOB_ATTEMPT": str(order.attempt)} if order.attempt else {})
+    return {**base, **order.environment, **order.secrets, **job}
 
 
 def check_environment(variables: Mapping[str, str], field: str) -> None:

@@ -25,6 +25,11 @@ def test_the_jobs_variables_replace_ours_and_secrets_replace_both() -> None:
     assert (found["LANG"], found["A"], found["PATH"], found["JOB_ID"]) == ("C", "hidden", "/opt", JOB_ID)
 
 
+def test_an_attempt_has_its_number_and_the_id_that_users_know() -> None:
+    found = environment_of(order(job_id="other", attempt=3))
+    assert (found["JOB_ID"], found["JOB_ATTEMPT"]) == (JOB_ID, "3")
+
+
 def test_root_of_a_build_is_called_so() -> None:
     assert environment_of(order(profile=Profile.BUILD))["USER"] == "root"
 

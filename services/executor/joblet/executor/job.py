@@ -49,6 +49,8 @@ class Order:
     timeout_seconds: int  # 0: none
     profile: Profile
     request_id: str
+    shown_id: str  # what its users know it by
+    attempt: int  # from 1; 0 for a job that is not retried
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ def order(**changes: Any) -> Order:
     plain = Order(
         job_id=JOB_ID, command="true", args=(), limits=LIMITS, environment={}, secrets={}, network=Network.NONE,
         work_dir="/work", uploads=(), timeout_seconds=0, profile=Profile.DEFAULT, request_id="",
+        shown_id=JOB_ID, attempt=0,
     )  # fmt: skip
     return replace(plain, **changes)
 

@@ -28,6 +28,8 @@ def order_from(spec: executor_pb2.JobSpec, default_max_processes: int) -> Order:
     """The checked order. Raises InvalidArgument naming the field."""
     if not is_job_id(spec.job_id):
         raise InvalidArgument(f"invalid job id: {spec.job_id!r}", field="job_id")
+    if spec.shown_id and not is_job_id(spec.shown_id):
+        raise InvalidArgument(f"invalid job id: {spec.shown_id!r}", field="shown_id")
     _check_command(spec.command, spec.args)
     check_environment(spec.environment, "environment")
     check_environment(spec.secret_environment, "secretEnvironment")
@@ -54,6 +56,8 @@ def order_from(spec: executor_pb2.JobSpec, default_max_processes: int) -> Order:
         timeout_seconds=spec.timeout_seconds,
         profile=_profile(spec.profile),
         request_id=spec.request_id,
+        shown_id=spec.shown_id or spec.job_id,
+        attempt=spec.attempt,
     )
 
 

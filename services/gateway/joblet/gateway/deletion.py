@@ -38,7 +38,7 @@ class Deletions:
     async def delete(self, wanted: str) -> job_pb2.DeleteJobRes:
         """Raises JobNotFound, InvalidArgument for an ambiguous prefix, JobNotEnded."""
         job = await self._jobs.find(wanted)
-        self._told([await self._database.write(queries.remove, job.id)])
+        self._told(await self._database.write(queries.remove, job.id))
         _log.info("job deleted", jobId=job.id, nodeId=job.node_id)
         return job_pb2.DeleteJobRes(uuid=job.id)
 

@@ -27,6 +27,7 @@ from joblet.gateway.conversation import Conversation
 from joblet.gateway.launch import Launches
 from joblet.gateway.link import UNANSWERED, Link
 from joblet.gateway.metrics import Metrics
+from joblet.gateway.store import attempts
 from joblet.gateway.store import events as event_queries
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store import nodes as node_queries
@@ -111,7 +112,7 @@ class Follower:
             link.executor.ListJobs, executor_pb2.ListNodeJobsRequest(), LIST_SECONDS
         )
         on_node = [reconcile.OnNode(job.job_id, _state(job.status)) for job in answer.jobs]
-        stored = await self._database.read(job_queries.by_ids, [job.job_id for job in on_node])
+        stored = await self._database.read(attempts.by_executions, [job.job_id for job in on_node])
         last_sequence = await self._database.read(node_queries.last_sequence, node_id)
         plan = reconcile.decide(last_sequence, answer.last_sequence, active, stored, on_node, gap=link.gap)
         adopted = [event for job in answer.jobs if job.job_id in plan.adopt for event in decode_snapshot(job)]
@@ -122,7 +123,9 @@ class Follower:
         )  # fmt: skip
         link.gap = False
         self._report(link, plan)
-        self._changes.announce([*plan.known, *plan.lost, *plan.adopt, *(job_id for job_id, _ in plan.revived)])
+        adopted_jobs = [stored[node_job_id].id for node_job_id in plan.adopt if node_job_id in stored]
+        self._changes.announce([*plan.known, *plan.lost, *adopted_jobs, *(job_id for job_id, _ in plan.revived)])
+        self._changes.announce_schedule()
         link.unanswered.clear()
         link.unanswered.update(plan.submit)
         link.retry.clear()
@@ -154,18 +157,27 @@ class Follower:
 
     def _publish(self, link: Link, applied: event_queries.Applied, todo: "_Todo") -> None:
         ended = set(applied.ended)
-        if ended:
+        if applied.forget:
             link.full = False
         self._changes.announce(ended)
         self._changes.announce_progress(job_id for job_id in applied.changed if job_id not in ended)
+        if applied.retried:
+            self._retried(applied.retried)
         self._metrics.events.labels(link.node.id).inc(len(applied.changed))
         for nanoseconds in applied.started:
             self._metrics.running_seconds.observe(nanoseconds / NS_PER_SECOND)
         for job_id in applied.unknown:
             _log.warn("event of a job that is not in the store", jobId=job_id, nodeId=link.node.id)
         self._launches.stored(applied.changed)
-        todo.forget(applied.ended)
+        todo.forget(applied.forget)
         todo.stop(applied.orphans)
+
+    def _retried(self, job_ids: Sequence[str]) -> None:
+        self._metrics.retried.inc(len(job_ids))
+        self._launches.stored(job_ids)
+        self._changes.announce_progress(job_ids)
+        self._changes.announce_schedule()
+        self._changes.announce_room()
 
     async def _resubmit(self, link: Link) -> None:
         """StartJob again: at once for what the comparison found, a moment later for what failed on this connection."""

@@ -28,6 +28,7 @@ from joblet.gateway.nodes import Nodes
 from joblet.gateway.placement import Line, Needs, Waiting, Why
 from joblet.gateway.queue import Queue
 from joblet.gateway.spec import Submission
+from joblet.gateway.store import attempts
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store import queue as queue_queries
 from joblet.gateway.store.database import Database
@@ -92,7 +93,8 @@ class Jobs:
         if job.state is JobState.INITIALIZING:
             link = self._nodes.link(job.node_id)
             await self._launches.start(link, job, submission.secrets, submission.contents)
-            job = await self.find(job.id) if link.full else job
+            if link.full or job.max_retries:  # it may have to wait again
+                job = await self.find(job.id)
         elif job.state is JobState.SCHEDULED:
             self._changes.announce_schedule()
         return await self._shown(job)
@@ -151,8 +153,12 @@ class Jobs:
             views.add_waiting(message, await self._why(job, line), line)
         elif job.state is JobState.SCHEDULED:
             message.reason = Waiting.SCHEDULE.value
+            if job.attempt > 1:
+                message.message = f"waiting for attempt {job.attempt} of {job.max_retries + 1}"
         else:
             message.remainingSeconds = views.remaining_seconds(job, time.time_ns())
+        if job.max_retries:
+            views.add_attempts(message, job, await self._database.read(attempts.past, job.id))
         return message
 
     async def _why(self, job: Job, line: Line) -> Why:
@@ -164,7 +170,7 @@ class Jobs:
         """Takes a job out of the queue or the schedule. Raises FailedPrecondition for one that has been placed."""
         job = await self.find(wanted)
         if await self._take_out(job):
-            return views.status(await self.find(job.id))
+            return await self._shown(await self.find(job.id))
         job = await self.find(job.id)
         raise FailedPrecondition(
             f"job cannot be canceled: {job.id} (current status: {job.state})",
@@ -184,12 +190,14 @@ class Jobs:
         itself meanwhile keeps its own state: JobNotRunning."""
         job = await self.find(wanted)
         if await self._take_out(job):
-            return views.status(await self.find(job.id))
+            return await self._shown(await self.find(job.id))
+        if job.retries_left:
+            await self._database.write(attempts.no_more, job.id)
         await self._launches.settled(job.id)
         with self._changes.watch(job.id) as changed:
             job = await self._running(job.id)
             if not await self._stop_on_node(job):
-                return views.status(await self.find(job.id))
+                return await self._shown(await self.find(job.id))
             try:
                 async with asyncio.timeout(APPLY_SECONDS):
                     job = await self._ended(job.id, changed)
@@ -197,7 +205,7 @@ class Jobs:
                 raise Unavailable(f"job {job.id} has ended, but node {job.node_id} has not said how yet") from None
         if job.state is not JobState.STOPPED:
             raise JobNotRunning(job.id, job.state)
-        return views.status(job)
+        return await self._shown(job)
 
     async def _running(self, job_id: str) -> Job:
         job = await self.find(job_id)
@@ -214,7 +222,7 @@ class Jobs:
         while True:
             try:
                 link = self._nodes.link(job.node_id)
-                await link.call(link.executor.StopJob, executor_pb2.StopJobRequest(job_id=job.id), STOP_SECONDS)
+                await link.call(link.executor.StopJob, executor_pb2.StopJobRequest(job_id=job.execution), STOP_SECONDS)
             except FailedPrecondition:
                 return True
             except NotFound:
@@ -250,9 +258,21 @@ class Jobs:
         job_id = wanted if is_job_id(wanted) else (await self.find(wanted)).id
         try:
             async with asyncio.timeout(timeout_seconds or None):
-                return views.status(await self.ended(job_id))
+                return await self._shown(await self.ended(job_id))
         except TimeoutError:
             return await self.status(job_id)
+
+    async def as_attempt(self, job_id: str, number: int) -> Job:
+        """The job as it is or was in this attempt. Raises JobNotFound."""
+        return await self._database.read(attempts.as_attempt, await self.find(job_id), number)
+
+    async def reaches(self, job_id: str, number: int, *, wait: bool) -> bool:
+        """Whether the job has come to this attempt; with `wait`, whether it will, known by its next attempt or end."""
+        with self._changes.watch(job_id) as changed:
+            while (job := await self.find(job_id)).attempt < number and not job.ended and wait:
+                await changed.wait()
+                changed.clear()
+        return job.attempt >= number
 
     async def ended(self, job_id: str) -> Job:
         """Returns when the job is terminal in the store. Raises JobNotFound."""

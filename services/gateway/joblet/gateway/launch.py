@@ -25,6 +25,7 @@ from joblet.gateway import spec
 from joblet.gateway.changes import Changes
 from joblet.gateway.link import UNANSWERED, Link
 from joblet.gateway.metrics import Metrics
+from joblet.gateway.store import attempts
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store import queue as queue_queries
 from joblet.gateway.store.database import Database
@@ -81,7 +82,7 @@ class Launches:
             secrets = self._vault.open(job.id, await self._database.read(job_queries.sealed_of, job.id))
         except FailedPrecondition as error:
             _log.error("job failed: its secrets cannot be read", jobId=job.id, error=error.message)
-            await self._fail(job.id, Reason.LAUNCH, error.message)
+            await self._fail(job, Reason.LAUNCH, error.message)
             return
         contents = await self._database.read(job_queries.contents_of, job.id)
         self._launch(link, job, secrets, contents)
@@ -129,12 +130,13 @@ class Launches:
         request = executor_pb2.StartJobRequest(spec=spec.executor_spec(job, secrets, contents))
         task = self._tasks.create_task(self._attempt(link, job, request), name=f"start {job.id}")
         self._flying[job.id] = task
-        task.add_done_callback(lambda _: self._landed(job.id))
+        task.add_done_callback(lambda _: self._landed(job.id, task))
         return task
 
-    def _landed(self, job_id: str) -> None:
-        self._flying.pop(job_id, None)
-        self._overtaken.discard(job_id)
+    def _landed(self, job_id: str, task: asyncio.Task[JobletError | None]) -> None:
+        if self._flying.get(job_id) is task:  # not that of the next attempt
+            del self._flying[job_id]
+            self._overtaken.discard(job_id)
 
     async def _attempt(self, link: Link, job: Job, request: executor_pb2.StartJobRequest) -> JobletError | None:
         """The refusal, None when the node has the job or may have it, or when the job waits again."""
@@ -164,15 +166,20 @@ class Launches:
                 link.full = True
                 self._changes.announce_progress([job.id])
                 return None
-            await self._fail(job.id, reason, error.message)
+            if await self._fail(job, reason, error.message):
+                return None
         except JobletError as failure:  # the store's: ask the node again when it works, the refusal will come again
             link.unanswered.add(job.id)
             link.retry.set()
             return failure
         return error
 
-    async def _fail(self, job_id: str, reason: Reason, message: str) -> None:
-        await self._database.write(
-            job_queries.end, job_id, JobState.FAILED, reason, message, EXIT_CODE_NOT_LAUNCHED, time.time_ns()
+    async def _fail(self, job: Job, reason: Reason, message: str) -> bool:
+        """True when another attempt will follow."""
+        again = await self._database.write(
+            attempts.fail, job.id, reason, message, EXIT_CODE_NOT_LAUNCHED, time.time_ns(), job.execution
         )
-        self._changes.announce([job_id])
+        if again:
+            self._changes.announce_schedule()
+        self._changes.announce([job.id])
+        return again

@@ -14,7 +14,7 @@ LAST_NS = 2**63 - 1  # in the year 2262: what a signed 64-bit number of nanoseco
 
 def check(request: job_pb2.GetJobLogsReq) -> None:
     """Raises InvalidArgument naming the field."""
-    for field in ("offset", "tailLines"):
+    for field in ("offset", "tailLines", "attempt"):
         value = getattr(request, field)
         if value < 0:
             raise InvalidArgument(f"{field} must not be negative: {value}", field=field)

@@ -31,6 +31,7 @@ class Metrics:
         self.resubmitted = Counter(
             "joblet_jobs_resubmitted", "Jobs handed to their node again, no answer having come.", registry=registry
         )
+        self.retried = Counter("joblet_job_retries", "Attempts that another one follows.", registry=registry)
         self.queue_seconds = Histogram(
             "joblet_queue_wait_seconds",
             "Time jobs that had to wait for room did wait.",

@@ -177,6 +177,7 @@ class Nodes:
         if link.node.state is NodeState.LOST:
             _log.error("node lost", nodeId=link.node.id, jobs=len(lost), error=error.message)
             link.restart.set()
+            self._changes.announce_schedule()  # some may be tried again
         self._changes.announce(lost)
 
     async def _reload(self, link: Link) -> None:

@@ -11,6 +11,7 @@ The node is the truth of what happened there, the store of what was asked for:
 | failed because the node was lost  | ended       | its end is among the events that come                            |
 | ended                             | alive       | an orphan (stopped while unreachable, say): StopJob              |
 | ended                             | ended       | ForgetJob                                                        |
+| attempt that another one followed | alive or ended | as ended: StopJob or ForgetJob                                |
 | nothing                           | known       | left alone, logged: another gateway's, or our database was lost  |
 
 A node whose events end before the last one applied has lost its state and counts anew from 1. One that has forgotten
@@ -27,7 +28,7 @@ from joblet.gateway.store.model import Job
 
 @dataclass(frozen=True, slots=True)
 class OnNode:
-    """A job as its node knows it."""
+    """A job as its node knows it: by the id of its present attempt."""
 
     job_id: str
     state: JobState
@@ -35,7 +36,8 @@ class OnNode:
 
 @dataclass(slots=True)
 class Plan:
-    """Ids of jobs by what is to be done with them; `sequence` replaces the number of the last event applied."""
+    """Ids of jobs by what is to be done with them (of `orphans`, `forget`, `unknown` and `adopt` those that the node
+    uses, see `store.attempts`); `sequence` replaces the number of the last event applied."""
 
     sequence: int | None = None
     known: list[str] = field(default_factory=list)
@@ -62,7 +64,7 @@ def decide(
     plan = Plan(sequence=node_sequence if gap else 0 if node_sequence < stored_sequence else None)
     there = {job.job_id for job in on_node}
     for job in active_before:
-        if job.id in there:
+        if job.execution in there:
             continue
         if job.acknowledged or job.state is not JobState.INITIALIZING:
             plan.lost.append(job.id)
@@ -85,9 +87,9 @@ def _decide_known(plan: Plan, known: OnNode, job: Job | None) -> None:
         if alive:
             plan.revived.append((job.id, known.state))
     elif alive:
-        plan.orphans.append(job.id)
+        plan.orphans.append(known.job_id)
     else:
-        plan.forget.append(job.id)
+        plan.forget.append(known.job_id)
 
 
 def _open(job: Job | None) -> bool:

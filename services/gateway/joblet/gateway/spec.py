@@ -18,7 +18,7 @@ from joblet.common.config import JobletConfig
 from joblet.common.errors import InvalidArgument
 from joblet.common.states import JobState
 from joblet.common.units import MIB, parse_cpu_list
-from joblet.gateway import schedule, validation
+from joblet.gateway import retry, schedule, validation
 from joblet.gateway.placement import Capacity, Needs
 from joblet.gateway.store.model import Job, Node, Upload
 
@@ -52,6 +52,9 @@ class Submission:
     node_id: str
     priority: int
     due_ns: int  # 0: at once
+    max_retries: int
+    backoff_seconds: int
+    no_retry_codes: tuple[int, ...]
 
 
 def prepare(request: job_pb2.RunJobReq, defaults: JobletConfig, now_ns: int) -> Submission:
@@ -79,6 +82,9 @@ def prepare(request: job_pb2.RunJobReq, defaults: JobletConfig, now_ns: int) -> 
         node_id=request.nodeId,
         priority=request.priority,
         due_ns=schedule.parse(request.schedule, now_ns),
+        max_retries=request.retry.maxRetries,
+        backoff_seconds=request.retry.backoffSeconds or retry.DEFAULT_BACKOFF_SECONDS,
+        no_retry_codes=tuple(sorted(set(request.retry.nonRetriableExitCodes))),
     )
 
 
@@ -174,13 +180,21 @@ def new_job(submission: Submission, job_id: str, now_ns: int) -> dict[str, Any]:
         "due_ns": submission.due_ns,
         "need_cpu_percent": taken.cpu_percent,
         "need_memory_mb": taken.memory_mb,
+        "max_retries": submission.max_retries,
+        "backoff_seconds": submission.backoff_seconds,
+        "no_retry_codes": submission.no_retry_codes,
+        "retries_left": submission.max_retries,
+        "attempt": 1,
+        "execution_id": "",
     }
 
 
 def executor_spec(job: Job, secrets: Mapping[str, str], contents: Sequence[bytes]) -> executor_pb2.JobSpec:
     """`contents` are those of `job.uploads`, in their order."""
     return executor_pb2.JobSpec(
-        job_id=job.id,
+        job_id=job.execution,
+        shown_id=job.id,
+        attempt=job.attempt if job.max_retries else 0,
         command=job.command,
         args=job.args,
         cpu_percent=job.cpu_percent,

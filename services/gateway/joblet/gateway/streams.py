@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from joblet.api import job_pb2
 from joblet.common import log
 from joblet.common.errors import DeadlineExceeded, Internal, NotFound, Unavailable
-from joblet.gateway import logoptions
+from joblet.gateway import attemptlogs, logoptions
 from joblet.gateway.changes import Changes
 from joblet.gateway.jobs import Jobs
 from joblet.gateway.link import Link
@@ -56,13 +56,22 @@ class Logs:
         logoptions.check(request)
         job = await self.jobs.find(request.uuid)
         with self.metrics.log_streams.track_inprogress():
-            await _Copy(self, job, request, write).run()
-            if logoptions.lasts_to_the_end(request):
+            if job.max_retries or request.attempt:
+                await self._attempts(job, request, write)
+            else:
+                await _Copy(self, job, request, write).run()
+            if logoptions.lasts_to_the_end(request) and not request.attempt:
                 await self.jobs.ended(job.id)
+
+    async def _attempts(self, job: Job, request: job_pb2.GetJobLogsReq, write: Write) -> None:
+        async def copy(number: int, part: job_pb2.GetJobLogsReq, to: Write) -> int:
+            return await _Copy(self, await self.jobs.as_attempt(job.id, number), part, to).run()
+
+        await attemptlogs.send(self.jobs, job, request, write, copy)
 
 
 class _Copy:
-    """One reader of one job's log: an offset that only grows."""
+    """One reader of one job's log, or of that of one of its attempts: an offset that only grows."""
 
     def __init__(self, logs: Logs, job: Job, request: job_pb2.GetJobLogsReq, write: Write) -> None:
         self._logs = logs
@@ -73,9 +82,13 @@ class _Copy:
         self._failing_since: float | None = None
         self._had_ended = False  # before the log was asked for
 
-    async def run(self) -> None:
-        if not await self._placed():
-            return
+    async def run(self) -> int:
+        """Returns the offset that was reached."""
+        if await self._placed():
+            await self._all()
+        return self._reached or 0
+
+    async def _all(self) -> None:
         pause, longest = RETRY_SECONDS
         while True:
             begun = time.monotonic()
@@ -105,13 +118,16 @@ class _Copy:
         if self._job.node_id:
             return True
         with self._logs.changes.watch(self._job.id) as changed:
-            self._job = await self._logs.jobs.find(self._job.id)
+            self._job = await self._as_it_is()
             follows = logoptions.lasts_to_the_end(self._request)
             while follows and not (self._job.node_id or self._job.ended):
                 await changed.wait()
                 changed.clear()
-                self._job = await self._logs.jobs.find(self._job.id)
+                self._job = await self._as_it_is()
         return bool(self._job.node_id)
+
+    async def _as_it_is(self) -> Job:
+        return await self._logs.jobs.as_attempt(self._job.id, self._job.attempt)
 
     async def _worth_asking_again(self) -> bool:
         """After NOT_FOUND: waits a moment while the log may still come; False when there never will be output.
@@ -119,7 +135,7 @@ class _Copy:
         Raises NotFound when there was some and it is gone.
         """
         with self._logs.changes.watch(self._job.id) as changed:
-            job = await self._logs.jobs.find(self._job.id)
+            job = await self._as_it_is()
             if job.ended and not self._had_ended:
                 self._had_ended = True  # the answer may be older than the log
                 return True
@@ -157,7 +173,7 @@ class _Copy:
         return False
 
     async def _read(self, link: Link) -> None:
-        wanted = logoptions.read_request(self._job.id, self._request, self._reached)
+        wanted = logoptions.read_request(self._job.execution, self._request, self._reached)
         wanted.search_archive = self._job.ended or self._had_ended
         with link.errors():
             call = link.read_logs(wanted)

@@ -16,6 +16,7 @@ from joblet.common.contents import is_digest
 from joblet.common.errors import InvalidArgument, Unimplemented
 from joblet.common.tree import link_problem
 from joblet.common.units import parse_cpu_list
+from joblet.gateway import retry
 
 DANGEROUS: Final = frozenset("\0\r\n;&|`$()<>")
 MAX_COMMAND_BYTES: Final = 4095  # PATH_MAX less the NUL
@@ -37,7 +38,7 @@ SUPPORTED: Final = frozenset(
     {
         "command", "args", "maxCPU", "maxMemory", "maxIOBPS", "cpuCores", "name", "environment", "secretEnvironment",
         "network", "workDir", "uploads", "timeoutSeconds", "requestId", "labels", "nodeId", "maxProcesses",
-        "priority", "schedule",
+        "priority", "schedule", "retry",
     }
 )  # fmt: skip
 LATER: Final[Mapping[str, str]] = {
@@ -45,7 +46,6 @@ LATER: Final[Mapping[str, str]] = {
     "runtime": "runtimes",
     "gpuCount": "GPUs",
     "gpuMemoryMB": "GPUs",
-    "retry": "retries",
     "outputs": "kept outputs",
     "nodeSelector": "placement by labels",
 }
@@ -70,6 +70,7 @@ def check_run_job(request: job_pb2.RunJobReq) -> None:
     _check_arguments(request)
     _check_names(request)
     _check_priority(request.priority)
+    retry.check(request.retry)
     _check_work_dir(request.workDir)
     _check_network(request.network)
     _check_uploads(request.uploads)

@@ -8,7 +8,7 @@ from joblet.api import job_pb2
 from joblet.common.states import JobState
 from joblet.common.units import NS_PER_SECOND, rfc3339
 from joblet.gateway.placement import Line, Why
-from joblet.gateway.store.model import Attestation, Job, Usage
+from joblet.gateway.store.model import Attempt, Attestation, Job, Usage
 
 MASK = "***"
 
@@ -67,6 +67,32 @@ def remaining_seconds(job: Job, now_ns: int) -> int:
     if job.state is not JobState.RUNNING or not job.timeout_seconds:
         return 0
     return max(1, job.timeout_seconds - (now_ns - job.started_ns) // NS_PER_SECOND)
+
+
+def add_attempts(message: job_pb2.GetJobStatusRes, job: Job, past: Iterable[Attempt]) -> None:
+    """To the status of a job that may be retried: the ended attempts, and the present one once it has a node."""
+    message.attempt = job.attempt
+    message.retry.maxRetries, message.retry.backoffSeconds = job.max_retries, job.backoff_seconds
+    message.retry.nonRetriableExitCodes.extend(job.no_retry_codes)
+    for attempt in past:
+        message.attempts.append(_attempt(attempt.number, attempt))
+    if job.node_id:
+        message.attempts.append(_attempt(job.attempt, job))
+
+
+def _attempt(number: int, attempt: Attempt | Job) -> job_pb2.JobAttempt:
+    return job_pb2.JobAttempt(
+        number=number,
+        status=attempt.state.value,
+        startTime=rfc3339(attempt.started_ns),
+        endTime=rfc3339(attempt.ended_ns),
+        exitCode=attempt.exit_code,
+        signal=attempt.signal,
+        reason=attempt.reason,
+        message=attempt.message,
+        nodeId=attempt.node_id,
+        outputBytes=attempt.output_bytes,
+    )
 
 
 def listed(job: Job) -> job_pb2.Job:

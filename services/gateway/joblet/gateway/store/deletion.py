@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, text
 
 from joblet.common.errors import JobNotEnded, JobNotFound
 from joblet.common.states import TERMINAL
+from joblet.gateway.store import attempts
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store.schema import deletions, jobs
 from joblet.gateway.store.statement import Statement
@@ -19,7 +20,7 @@ from joblet.gateway.store.statement import Statement
 # Written out for the same reason as `jobs.ACTIVE`.
 ENDED = text("state IN (" + ", ".join(sorted(f"'{state.value}'" for state in TERMINAL)) + ")")
 
-_JOB = Statement(select(jobs.c.state, jobs.c.node_id).where(jobs.c.id == bindparam("job")))
+_JOB = Statement(select(jobs.c.state, jobs.c.node_id, jobs.c.execution_id).where(jobs.c.id == bindparam("job")))
 _REMOVE = Statement(delete(jobs).where(jobs.c.id == bindparam("job")))
 _NOTE = Statement(insert(deletions), [column.name for column in deletions.columns])
 _NOTED = Statement(
@@ -45,24 +46,26 @@ class Finished:
     ended_ns: int
 
 
-def remove(connection: Connection, job_id: str) -> str:
-    """Forgets a job that has ended; the node that has to, too, or "". Raises JobNotFound, JobNotEnded."""
+def remove(connection: Connection, job_id: str) -> set[str]:
+    """Forgets a job that has ended; the nodes that have to, too. Raises JobNotFound, JobNotEnded."""
     row = _JOB.first(connection, {"job": job_id})
     if row is None:
         raise JobNotFound(job_id)
-    state, node_id = row
+    state, node_id, execution_id = row
     if state not in TERMINAL:
         raise JobNotEnded(job_id, state)
     job_queries.drop_contents(connection, job_id)
     _REMOVE.run(connection, {"job": job_id})
-    if node_id:
-        _NOTE.run(connection, {"job_id": job_id, "node_id": node_id})
-    return str(node_id)
+    there = {execution_id or job_id: node_id, **attempts.forget(connection, job_id)}
+    for name, node in there.items():
+        if node:
+            _NOTE.run(connection, {"job_id": name, "node_id": node})
+    return set(there.values()) - {""}
 
 
 def remove_all(connection: Connection, job_ids: Iterable[str]) -> set[str]:
     """As `remove`, for jobs that are known to have ended; the nodes that have to forget some of them."""
-    return {remove(connection, job_id) for job_id in job_ids} - {""}
+    return set[str]().union(*(remove(connection, job_id) for job_id in job_ids))
 
 
 def noted(connection: Connection, node_id: str, count: int) -> list[str]:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from joblet.common.errors import Internal, JobNotFound
 from joblet.common.states import JobState, Reason, check_transition
 from joblet.gateway import views
+from joblet.gateway.store import attempts
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store import nodes as node_queries
 from joblet.gateway.store.model import Attestation, Usage
@@ -59,8 +60,10 @@ class Applied:
     last_sequence: int
     changed: list[str] = field(default_factory=list)
     started: list[int] = field(default_factory=list)
-    ended: list[str] = field(default_factory=list)  # stored: the node may forget them
-    orphans: list[str] = field(default_factory=list)  # running on the node although the gateway has ended them
+    ended: list[str] = field(default_factory=list)  # for good
+    retried: list[str] = field(default_factory=list)  # attempts of theirs ended, others will follow
+    forget: list[str] = field(default_factory=list)  # stored: the node may forget these, named as it names them
+    orphans: list[str] = field(default_factory=list)  # running there although over for the gateway, named likewise
     unknown: list[str] = field(default_factory=list)
 
 
@@ -94,14 +97,16 @@ _ENDED = Statement(
         ended_ns=bindparam("new_ended_ns"),
         output_bytes=bindparam("new_output_bytes"),
         usage=bindparam("new_usage"),
+        retries_left=0,
         listing=bindparam("new_listing"),
     )
 )
 _KNOWN = Statement(
     select(
-        jobs.c.state, jobs.c.reason, jobs.c.submitted_ns, jobs.c.started_ns, jobs.c.acknowledged, jobs.c.listing
+        jobs.c.id, jobs.c.state, jobs.c.reason, jobs.c.submitted_ns, jobs.c.started_ns, jobs.c.acknowledged,
+        jobs.c.listing, jobs.c.retries_left, jobs.c.attempt,
     ).where(jobs.c.id == bindparam("job"))
-)
+)  # fmt: skip
 _REVIVE = Statement(
     update(jobs)
     .where(jobs.c.id == bindparam("job"))
@@ -121,12 +126,15 @@ _REVIVE = Statement(
 class _Known:
     """What is known of a job in the middle of a batch."""
 
+    id: str
     state: JobState
     reason: str
     submitted_ns: int
     started_ns: int
     acknowledged: bool
     listing: bytes
+    retries_left: int
+    attempt: int
 
     @property
     def node_lost(self) -> bool:
@@ -163,8 +171,18 @@ def _load(connection: Connection, events: Iterable[Event]) -> dict[str, _Known]:
     known = {}
     for job_id in {event.job_id for event in events}:
         row = _KNOWN.first(connection, {"job": job_id})
-        if row is not None:
+        if row is not None and _Known(*row).attempt == 1:
             known[job_id] = _Known(*row)
+        elif (attempt := attempts.job_of(connection, job_id)) is not None:
+            known[job_id] = _of_later_attempt(connection, *attempt)
+    return known
+
+
+def _of_later_attempt(connection: Connection, job_id: str, present: bool) -> _Known:
+    """Of a job that has been retried. An attempt that another one followed is over."""
+    known = _Known(*_KNOWN.first(connection, {"job": job_id}))
+    if not present:
+        known.state, known.reason = JobState.FAILED, Reason.EXIT
     return known
 
 
@@ -187,7 +205,7 @@ def _apply_started(connection: Connection, event: Event, started: Started, job: 
     _RUNNING.run(
         connection,
         {
-            "job": event.job_id,
+            "job": job.id,
             "new_state": JobState.RUNNING,
             "new_started_ns": event.time_ns,
             "new_not_isolated": list(started.not_isolated),
@@ -195,19 +213,24 @@ def _apply_started(connection: Connection, event: Event, started: Started, job: 
             "new_listing": listing,
         },
     )
-    _acknowledged(connection, event.job_id, job)
+    _acknowledged(connection, job)
     job.state, job.reason, job.started_ns, job.listing = JobState.RUNNING, "", event.time_ns, listing
-    applied.changed.append(event.job_id)
+    applied.changed.append(job.id)
     applied.started.append(event.time_ns - job.submitted_ns)
 
 
 def _apply_ended(connection: Connection, event: Event, ended: Ended, job: _Known, applied: Applied) -> None:
     if job.state in (JobState.COMPLETED, JobState.STOPPED, JobState.CANCELED, JobState.FAILED) and not job.node_lost:
-        applied.ended.append(event.job_id)
+        applied.forget.append(event.job_id)
+        return
+    started_ns = ended.started_ns or job.started_ns
+    if job.retries_left and _retried(connection, job, ended, started_ns):
+        job.state, job.reason = JobState.FAILED, ended.reason  # for whatever else may come of this attempt
+        applied.retried.append(job.id)
+        applied.forget.append(event.job_id)
         return
     if not job.node_lost:
         check_transition(job.state, ended.state)
-    started_ns = ended.started_ns or job.started_ns
     listing = views.restated(
         job.listing, ended.state, ended.reason, ended.message, ended.exit_code,
         started_ns=started_ns, ended_ns=ended.ended_ns,
@@ -215,7 +238,7 @@ def _apply_ended(connection: Connection, event: Event, ended: Ended, job: _Known
     _ENDED.run(
         connection,
         {
-            "job": event.job_id,
+            "job": job.id,
             "new_state": ended.state,
             "new_reason": ended.reason,
             "new_message": ended.message,
@@ -228,16 +251,25 @@ def _apply_ended(connection: Connection, event: Event, ended: Ended, job: _Known
             "new_listing": listing,
         },
     )
-    _acknowledged(connection, event.job_id, job)
+    _acknowledged(connection, job)
     job.state, job.reason, job.listing = ended.state, ended.reason, listing
-    applied.changed.append(event.job_id)
-    applied.ended.append(event.job_id)
+    applied.changed.append(job.id)
+    applied.ended.append(job.id)
+    applied.forget.append(event.job_id)
 
 
-def _acknowledged(connection: Connection, job_id: str, job: _Known) -> None:
+def _retried(connection: Connection, job: _Known, ended: Ended, started_ns: int) -> bool:
+    end = attempts.End(
+        ended.state, ended.reason, ended.message, ended.exit_code, ended.signal, started_ns, ended.ended_ns,
+        ended.output_bytes,
+    )  # fmt: skip
+    return attempts.again(connection, job_queries.get(connection, job.id), end, ended.ended_ns)
+
+
+def _acknowledged(connection: Connection, job: _Known) -> None:
     """An event says as much as an answer to StartJob; the statement before has stored that."""
-    if not job.acknowledged:
-        job_queries.drop_contents(connection, job_id)
+    if not job.acknowledged or job.retries_left:
+        job_queries.drop_contents(connection, job.id)
         job.acknowledged = True
 
 
@@ -254,9 +286,7 @@ def settle(
         node_queries.set_sequence(connection, node_id, sequence)
     job_queries.acknowledge(connection, known)
     for job_id, message in lost:
-        job_queries.end(
-            connection, job_id, JobState.FAILED, Reason.NODE_LOST, message, node_queries.EXIT_CODE_UNKNOWN, now_ns
-        )
+        attempts.fail(connection, job_id, Reason.NODE_LOST, message, node_queries.EXIT_CODE_UNKNOWN, now_ns)
     for job_id, state in revived:
         revive(connection, job_id, state)
     jobs_known = _load(connection, adopted)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from joblet.common.errors import Internal
 from joblet.common.states import JobState, Reason
+from joblet.gateway.store import attempts
 from joblet.gateway.store import events as queries
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store import nodes as node_queries
@@ -54,7 +55,7 @@ def test_a_life(connection: Connection) -> None:
     assert (running.state, running.started_ns, running.acknowledged) == (JobState.RUNNING, 100, True)
     assert (running.not_isolated, running.attestation) == (STARTED.not_isolated, STARTED.attestation)
     applied = queries.apply(connection, "n", [Event(2, "a", 200, ended(JobState.FAILED, 3))])
-    assert applied == Applied(2, changed=["a"], ended=["a"])
+    assert applied == Applied(2, changed=["a"], ended=["a"], forget=["a"])
     over = job(connection, "a")
     assert (over.state, over.exit_code, over.reason, over.ended_ns) == (JobState.FAILED, 3, "exit", 200)
     assert (over.usage, over.output_bytes, over.attestation) == (USAGE, 7, STARTED.attestation)
@@ -131,7 +132,7 @@ def test_a_job_that_was_stopped_before_its_node_had_it(connection: Connection) -
     applied = queries.apply(connection, "n", [Event(1, "a", 100, STARTED)])
     assert (applied.orphans, applied.changed) == (["a"], [])
     applied = queries.apply(connection, "n", [Event(2, "a", 200, ended(JobState.STOPPED, -1))])
-    assert (applied.ended, applied.changed) == (["a"], [])
+    assert (applied.forget, applied.ended, applied.changed) == (["a"], [], [])
     assert job(connection, "a") == before
 
 
@@ -181,3 +182,21 @@ def test_heartbeats(connection: Connection) -> None:
     assert (node.executor_address, node.labels) == ("new:1", {"zone": "a"})
     with pytest.raises(Internal, match="node unknown is not in the store"):
         node_queries.last_sequence(connection, "unknown")
+
+
+def test_events_of_attempts_that_others_followed(connection: Connection) -> None:
+    insert(connection, "a", max_retries=2, retries_left=2, state=JobState.RUNNING, node_id="n")
+    applied = queries.apply(connection, "n", [Event(1, "a", 200, ended(JobState.FAILED, 3))])
+    assert applied == Applied(1, retried=["a"], forget=["a"])
+    second = job(connection, "a")
+    assert (second.state, second.attempt, second.retries_left, second.node_id) == (JobState.SCHEDULED, 2, 1, "")
+    assert second.execution not in ("", "a")
+    late = [Event(2, "a", 300, STARTED), Event(3, "a", 301, ended(JobState.FAILED, 4))]
+    applied = queries.apply(connection, "n", late)
+    assert applied == Applied(3, orphans=["a"], forget=["a"])
+    assert job(connection, "a") == second
+    assert attempts.job_of(connection, "a") == ("a", False)
+    assert attempts.job_of(connection, second.execution) == ("a", True)
+    assert attempts.job_of(connection, "b") is None
+    (first,) = attempts.past(connection, "a")
+    assert (first.number, first.execution_id, first.node_id, first.exit_code, first.ended_ns) == (1, "a", "n", 3, 200)

@@ -7,7 +7,7 @@ in `joblet.gateway.store.events`.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from joblet.common.errors import JobNotFound
@@ -51,7 +51,13 @@ _PAYLOADS = Statement(
 _SEALED = Statement(
     select(payloads.c.content).where(payloads.c.job_id == bindparam("job"), payloads.c.number == SEALED)
 )
-_DROP_PAYLOADS = Statement(delete(payloads).where(payloads.c.job_id == bindparam("job")))
+_DROP_PAYLOADS = Statement(
+    delete(payloads).where(
+        payloads.c.job_id == bindparam("job"),
+        # As long as there may be another attempt, it will need them.
+        ~exists().where(jobs.c.id == payloads.c.job_id, jobs.c.retries_left > 0),
+    )
+)
 _ACKNOWLEDGE = Statement(
     update(jobs).where(jobs.c.id == bindparam("job"), ~jobs.c.acknowledged).values(acknowledged=True)
 )
@@ -64,6 +70,7 @@ _END = Statement(
         message=bindparam("new_message"),
         exit_code=bindparam("new_exit_code"),
         ended_ns=bindparam("new_ended_ns"),
+        retries_left=0,
         listing=bindparam("new_listing"),
     )
 )
@@ -106,6 +113,14 @@ def state_of(connection: Connection, job_id: str) -> JobState:
         raise JobNotFound(job_id)
     state: JobState = row[0]
     return state
+
+
+def get(connection: Connection, job_id: str) -> Job:
+    """By whole id. Raises JobNotFound."""
+    job = _by_id(connection, job_id)
+    if job is None:
+        raise JobNotFound(job_id)
+    return job
 
 
 def _by_id(connection: Connection, job_id: str) -> Job | None:

@@ -91,6 +91,16 @@ class Job:
     due_ns: int  # not before
     need_cpu_percent: int  # what it takes of its node's capacity; 0 for a limit that nobody has set
     need_memory_mb: int
+    max_retries: int
+    backoff_seconds: int
+    no_retry_codes: tuple[int, ...]
+    retries_left: int
+    attempt: int  # number of the present one, from 1
+    execution_id: str  # under which its node knows the present attempt; "" for the job's own id
+
+    @property
+    def execution(self) -> str:
+        return self.execution_id or self.id
 
     @property
     def priority(self) -> int:
@@ -99,6 +109,24 @@ class Job:
     @property
     def ended(self) -> bool:
         return self.state in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt that another one followed. The order of the fields is that of the columns of `schema.attempts`."""
+
+    job_id: str
+    number: int
+    execution_id: str
+    node_id: str
+    state: JobState
+    reason: str
+    message: str
+    exit_code: int
+    signal: int
+    started_ns: int
+    ended_ns: int
+    output_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

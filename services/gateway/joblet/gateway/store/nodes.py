@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from joblet.common.errors import Internal
-from joblet.common.states import JobState, Reason
+from joblet.common.states import Reason
 from joblet.common.units import rfc3339
+from joblet.gateway.store import attempts
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store.model import Node, NodeState
 from joblet.gateway.store.schema import nodes
@@ -121,7 +122,7 @@ def mark_lost(connection: Connection, node_id: str, now_ns: int) -> list[str]:
     message = f"node {node_id} was last heard of at {rfc3339(node.last_seen_ns)}"
     lost = [job.id for job in job_queries.active_of(connection, node_id)]
     for job_id in lost:
-        job_queries.end(connection, job_id, JobState.FAILED, Reason.NODE_LOST, message, EXIT_CODE_UNKNOWN, now_ns)
+        attempts.fail(connection, job_id, Reason.NODE_LOST, message, EXIT_CODE_UNKNOWN, now_ns)
     return lost
 
 

@@ -127,7 +127,7 @@ def claim(connection: Connection, place: Place) -> Job | None:
     room = Room(place.node_id, place.capacity, load(connection, place.node_id), full=place.full)
     if placement.shortage(Needs(cpu_percent, memory_mb), room) is not None:
         return None
-    job = job_queries.find(connection, job_id)
+    job = job_queries.get(connection, job_id)
     check_transition(job.state, JobState.INITIALIZING)
     limits = _limits({"cpu_percent": job.cpu_percent, "memory_mb": job.memory_mb}, place.capacity.largest)
     old = job_queries.listing_of(connection, job_id)
@@ -139,7 +139,7 @@ def claim(connection: Connection, place: Place) -> Job | None:
             "new_memory": limits["memory_mb"], "new_listing": listing,
         },
     )  # fmt: skip
-    return job_queries.find(connection, job_id)
+    return job_queries.get(connection, job_id)
 
 
 def first_due(connection: Connection) -> int | None:
@@ -161,7 +161,7 @@ def let_go(connection: Connection, now_ns: int, count: int) -> list[str]:
 def give_back(connection: Connection, job_id: str) -> bool:
     """Back to its place in line: its node has no room after all. False, and nothing is changed, when the job is not
     INITIALIZING or is its node's only one: nobody would say then that there is room again."""
-    job = job_queries.find(connection, job_id)
+    job = job_queries.get(connection, job_id)
     if job.state is not JobState.INITIALIZING or load(connection, job.node_id).jobs < 2:
         return False
     check_transition(job.state, JobState.PENDING)

@@ -78,7 +78,7 @@ class Json(TypeDecorator[Any]):
 
 
 class Texts(Json):
-    """A tuple of texts."""
+    """A tuple of texts, or of numbers."""
 
     cache_ok = True
 
@@ -202,6 +202,12 @@ jobs = Table(
     Column("due_ns", BigInteger, nullable=False, server_default=text("0")),
     Column("need_cpu_percent", Integer, nullable=False, server_default=text("0")),
     Column("need_memory_mb", Integer, nullable=False, server_default=text("0")),
+    Column("max_retries", Integer, nullable=False, server_default=text("0")),
+    Column("backoff_seconds", Integer, nullable=False, server_default=text("0")),
+    Column("no_retry_codes", Texts, nullable=False, server_default=text("'[]'")),
+    Column("retries_left", Integer, nullable=False, server_default=text("0")),
+    Column("attempt", Integer, nullable=False, server_default=text("1")),
+    Column("execution_id", Text, nullable=False, server_default=text("''")),
     Column("listing", LargeBinary, nullable=False, server_default=text("''")),
     sqlite_autoincrement=True,
 )
@@ -218,6 +224,26 @@ Index(
 _scheduled = jobs.c.state == JobState.SCHEDULED.value
 Index("jobs_due", jobs.c.state, jobs.c.due_ns, sqlite_where=_scheduled, postgresql_where=_scheduled)
 Index("jobs_state", jobs.c.state, jobs.c.queued_ns, jobs.c.rank)
+
+_executed = jobs.c.execution_id != ""
+Index("jobs_execution", jobs.c.execution_id, sqlite_where=_executed, postgresql_where=_executed)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", Id, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("execution_id", Id, nullable=False, unique=True),
+    Column("node_id", Text, nullable=False),
+    Column("state", StateText, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("exit_code", Integer, nullable=False),
+    Column("signal", Integer, nullable=False),
+    Column("started_ns", BigInteger, nullable=False),
+    Column("ended_ns", BigInteger, nullable=False),
+    Column("output_bytes", BigInteger, nullable=False),
+)
 
 # The contents of small files that ride along in RunJob, until the node has taken the job: a gateway that is killed
 # before that can still hand the job over. Number -1 has the secrets, encrypted (`joblet.gateway.vault`).

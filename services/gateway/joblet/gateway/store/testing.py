@@ -20,7 +20,8 @@ DEFAULTS: dict[str, Any] = {
     "memory_mb": 512, "io_bytes_per_second": 0, "max_processes": 1024, "environment": {}, "secret_names": (),
     "network": "host", "work_dir": "/work", "uploads": (), "timeout_seconds": 3600, "labels": {}, "not_isolated": (),
     "usage": None, "attestation": None, "wanted_node": "", "rank": 0, "queued_ns": 1, "due_ns": 0,
-    "need_cpu_percent": 100, "need_memory_mb": 512,
+    "need_cpu_percent": 100, "need_memory_mb": 512, "max_retries": 0, "backoff_seconds": 0, "no_retry_codes": (),
+    "retries_left": 0, "attempt": 1, "execution_id": "",
 }  # fmt: skip
 
 
