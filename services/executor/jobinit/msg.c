@@ -48,9 +48,7 @@ static void leave_record(const struct msg *message)
     record.end_ns = record.start_ns;
     text_append(record.detail, record.detail + sizeof record.detail - 1, message->detail);
     if (message->stage != STAGE_SUPERVISE) {
-        record_write(&record);
-        if (message->stage != STAGE_CONTROL) /* the executor is gone: see the end of supervise.c */
-            pump_index_end();
+        record_write(&record); /* the log stays open: see the end of supervise.c */
         return;
     }
     /* A running job whose init cannot go on: the same end as in supervise.c, without its decisions. */

@@ -125,11 +125,6 @@ void pump_index(int64_t now)
     next_entry_ns = clock_ns(CLOCK_MONOTONIC) + (result < 0 ? RETRY_NS : INDEX_INTERVAL_NS);
 }
 
-long pump_index_end(void)
-{
-    return append(INDEX_END);
-}
-
 /* Waits a little. Space may take forever to come; anything else is given up at last, without an END entry: then the log
  * says by itself that it is not complete. */
 static void wait_for_log(long error)

@@ -57,7 +57,6 @@ void pump_limit(uint32_t bytes_per_second); /* 0: none */
 int64_t pump_output(int64_t now); /* not again before that time; INT64_MAX: when there is something in the pipe */
 int64_t pump_index_due(void); /* CLOCK_MONOTONIC, INT64_MAX when there is nothing to say */
 void pump_index(int64_t now);
-long pump_index_end(void); /* 0 or -errno */
 void pump_finish(void);
 
 /* record.c */

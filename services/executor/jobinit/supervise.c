@@ -266,9 +266,9 @@ _Noreturn void supervise(const struct spec *spec, long command_pid)
     fill_usage(&job.record);
     judge(&job, &job.record);
     long result = record_write(&job.record);
-    /* Never told GO, mostly because the executor is gone: the next one may be ordered to start the job again, and then
-     * this is its log. Otherwise the executor ends it. */
-    if (job.record.stage != STAGE_PARK)
+    /* Never told GO, there is no output, and the executor ends the log. If it is gone, the next one may be ordered to
+     * start the job again, and then this is its log. */
+    if (job.record.flags & RECORD_STARTED)
         pump_finish(); /* the output is worth having even without the record */
     leave(result < 0 ? EXIT_LAUNCH : 0);
 }

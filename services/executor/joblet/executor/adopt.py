@@ -1,8 +1,8 @@
 """After a restart: finding again the jobs that an earlier executor started, and clearing away what is left of others.
 
 A job's init is known by pid, start time and boot id. Found alive it is watched by a pidfd as before; gone, its exit
-record tells the end. A job that was accepted but certainly never ran is dropped: a gateway that did not see it
-accepted orders it again, the others learn from ListJobs that it is not there.
+record tells the end. A job that was accepted but certainly never ran is dropped: its gateway, which has got no event of
+it, learns from ListJobs that it is not there, and orders it again.
 """
 
 import asyncio

@@ -177,9 +177,8 @@ class Executor:
         holdings.callback(site.users.release, user.base)
         phases.reached("admit")
         # First of all: the directory marks what follows as this executor's (`adopt` clears up by it after a crash).
-        site.states.make(order.job_id)
+        state = site.states.make(order.job_id)
         holdings.callback(site.states.remove, order.job_id)
-        state = os.open(site.states.path(order.job_id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         descriptors.callback(os.close, state)
         opening = descriptors.enter_context(closing(site.logs.opening(order.job_id)))
         cgroup = site.cgroups.create(order.job_id, order.limits, site.devices)

@@ -176,7 +176,7 @@ def test_a_damaged_spec_is_refused_before_anything_happens(job: Job, name: str) 
     assert record is not None
     assert (record.exit_code, record.reason, record.stage) == (125, EndReason.LAUNCH_FAILED, Stage.SPEC)
     assert record.detail == message.detail[:59]
-    assert [entry.kind for entry in read_index(job.log / "index")] == [2]
+    assert read_index(job.log / "index") == [], "the executor ends the log of a job that was never told GO"
 
 
 def test_uploads_belong_to_the_job_and_have_their_modes(job: Job) -> None:

@@ -5,10 +5,13 @@ in it then has its temporary name, which nobody reads and which the next init em
 little on every file system; making and removing inodes does not: ext4 without a journal, for instance, passes one by
 one over all that were freed within the last minutes, which at 100 jobs/s is a millisecond for each new directory.
 
-Only a directory whose init was seen to end is used again: one that is about to leave may still write its record. A
-kill at any point leaves a job's directory whole, here or there. `remove` may be called from any thread.
+Only a directory whose init was seen to end is used again: one that is about to leave may still write its record. Inits
+of an executor that was killed are told by a lock: it belongs to the open directory (flock(2)) that init was handed, so
+it lasts as long as init does. A kill at any point leaves a job's directory whole, here or there. `remove` may be called
+from any thread.
 """
 
+import fcntl
 import os
 import shutil
 from collections import deque
@@ -16,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from joblet.common.errors import Unavailable
 from joblet.executor import exitrecord
 
 MOST_SPARE: Final = 256
@@ -41,14 +45,14 @@ class StateDirectories:
         """Whose directories there are."""
         return [directory.name for directory in self._jobs.iterdir()]
 
-    def make(self, job_id: str) -> None:
-        """A directory without a record; what a crash may have left of an earlier attempt with this job goes."""
+    def make(self, job_id: str) -> int:
+        """A directory without a record, open for init; the caller closes it. What a crash may have left of an earlier
+        attempt with this job goes; Unavailable while the init of that attempt is still there."""
         path = self.path(job_id)
-        try:
-            self._take(path)
-        except OSError:  # ENOTEMPTY or EEXIST
-            shutil.rmtree(path)
-            self._take(path)
+        if path.exists():
+            _clear(path)
+        self._take(path)
+        return _open_locked(path, fcntl.LOCK_SH)
 
     def init_left(self, job_id: str) -> None:
         """Nobody writes into this directory any more."""
@@ -81,3 +85,24 @@ class StateDirectories:
         except BaseException:
             self._waiting.appendleft(name)
             raise
+
+
+def _clear(path: Path) -> None:
+    try:
+        directory = _open_locked(path, fcntl.LOCK_EX)
+    except BlockingIOError:
+        raise Unavailable("an earlier attempt to start this job is still ending") from None
+    try:
+        shutil.rmtree(path)
+    finally:
+        os.close(directory)
+
+
+def _open_locked(path: Path, lock: int) -> int:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, lock | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(directory)
+        raise
+    return directory

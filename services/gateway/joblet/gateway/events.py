@@ -1,8 +1,8 @@
 """Following one node: its jobs compared with the store's when it connects, then its events, applied in order once each.
 
 One session, repeated for as long as the gateway runs:
-1. acknowledgements still in memory are stored, then the store's active jobs are read, then the node is asked for its
-   jobs (in this order: what the store shows as acknowledged then, the node must know);
+1. the store's active jobs are read, then the node is asked for its jobs (in this order: what the store shows as
+   acknowledged then, the node must know);
 2. `reconcile.decide` says what follows, `store.events.settle` stores it in one transaction;
 3. the node counts as connected: new jobs may be placed on it;
 4. at the same time: events (`conversation`) from the last number applied, in groups as large as what has arrived;
@@ -106,7 +106,6 @@ class Follower:
     async def _compare(self, link: Link, todo: "_Todo") -> int:
         """Steps 1 and 2; returns the number of the last event applied."""
         node_id = link.node.id
-        await self._launches.flush()
         active = await self._database.read(job_queries.active_of, node_id)
         answer: executor_pb2.ListNodeJobsResponse = await link.call(
             link.executor.ListJobs, executor_pb2.ListNodeJobsRequest(), LIST_SECONDS

@@ -226,6 +226,7 @@ class Jobs:
             except FailedPrecondition:
                 return True
             except NotFound:
+                self._launches.forgotten(job.id)
                 if await self._stop_unsent(job):
                     return False
                 link.restart.set()  # the node has forgotten the job: the comparison settles what becomes of it
@@ -240,10 +241,10 @@ class Jobs:
                 return True
 
     async def _stop_unsent(self, job: Job) -> bool:
-        """Ends a job that its node has not acknowledged. Should the node have it all the same, it is stopped there as
+        """Ends a job that its node does not know. Should the node have it all the same, it is stopped there as
         soon as that shows."""
         job = await self.find(job.id)
-        if self._launches.has_acknowledged(job) or job.state is not JobState.INITIALIZING:
+        if self._launches.has_answered(job) or job.state is not JobState.INITIALIZING:
             return False
         stopped = await self._database.write(
             job_queries.end, job.id, JobState.STOPPED, Reason.STOPPED, "", EXIT_CODE_STOPPED, time.time_ns()

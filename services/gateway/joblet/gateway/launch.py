@@ -8,9 +8,9 @@ Small uploads and secret environments are in the store until the node has the jo
 
 A node that has no room after all, while other jobs are there, gives the job its place in line back.
 
-Acknowledgements ("the node has it") are stored in groups, a moment later, and not at all for jobs whose first event
-comes before that: it says as much. Losing one costs nothing, because a job that the node knows is acknowledged again at
-the next connection.
+An answer to StartJob is no acknowledgement yet: an executor that is killed before the command is told to go forgets the
+job, which then certainly never ran, and it is handed over again. The first event says that it runs, or how it ended;
+with it "acknowledged" is stored, and what was kept for another attempt goes.
 """
 
 import asyncio
@@ -34,8 +34,6 @@ from joblet.gateway.uploads import Uploads
 from joblet.gateway.vault import Vault
 
 START_SECONDS = 30.0
-GROUP_SECONDS = 0.25
-STORE_RETRY_SECONDS = 1.0
 EXIT_CODE_NOT_LAUNCHED = 125
 
 _log = log.get_logger(__name__)
@@ -50,25 +48,14 @@ class Launches:
         self._metrics = metrics
         self._tasks: asyncio.TaskGroup | None = None
         self._flying: dict[str, asyncio.Task[JobletError | None]] = {}
-        self._acknowledged: set[str] = set()  # not stored yet
+        self._answered: set[str] = set()  # by their node, which has sent no event of them yet
         self._overtaken: set[str] = set()  # in flight, and an event of theirs came before the answer
-        self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Until cancelled: keeps the calls in flight, whose callers may go away, and stores acknowledgements."""
+        """Until cancelled: keeps the calls in flight, whose callers may go away."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            while True:
-                await self._wake.wait()
-                await asyncio.sleep(GROUP_SECONDS)
-                try:
-                    await self.flush()
-                except JobletError as error:
-                    _log.error(
-                        "acknowledgements cannot be stored yet", jobs=len(self._acknowledged), error=error.message
-                    )
-                    await asyncio.sleep(STORE_RETRY_SECONDS)
-                    self._wake.set()
+            await asyncio.Event().wait()
 
     async def start(self, link: Link, job: Job, secrets: Mapping[str, str], contents: Sequence[bytes]) -> None:
         """The first attempt. Raises the node's refusal (the job is FAILED then). A client that leaves stops nothing."""
@@ -88,12 +75,14 @@ class Launches:
         self._launch(link, job, secrets, contents)
 
     async def resubmit(self, link: Link, job_id: str) -> None:
-        """Another attempt for a job that its node may never have heard of; nothing if it was settled meanwhile."""
-        if job_id in self._flying or job_id in self._acknowledged:
+        """Another attempt for a job that its node does not know, or may never have heard of; nothing if it was settled
+        meanwhile."""
+        if job_id in self._flying:
             return
         job = await self._database.read(job_queries.find, job_id)
         if job.state is not JobState.INITIALIZING or job.acknowledged:
             return
+        self.forgotten(job_id)
         self._metrics.resubmitted.inc()
         _log.info("job handed to its node again", jobId=job_id, nodeId=job.node_id)
         await self.hand_over(link, job)
@@ -105,21 +94,18 @@ class Launches:
         if task is not None:
             await asyncio.shield(task)
 
-    def has_acknowledged(self, job: Job) -> bool:
-        return job.acknowledged or job.id in self._acknowledged
+    def has_answered(self, job: Job) -> bool:
+        """Whether the node has, or had, the job."""
+        return job.acknowledged or job.id in self._answered
 
-    async def flush(self) -> None:
-        """Stores what has been acknowledged so far."""
-        self._wake.clear()
-        if self._acknowledged:
-            ids = list(self._acknowledged)
-            await self._database.write(job_queries.acknowledge, ids)
-            self._acknowledged.difference_update(ids)
+    def forgotten(self, job_id: str) -> None:
+        """The node does not know the job, whatever it has answered before."""
+        self._answered.discard(job_id)
 
     def stored(self, job_ids: Iterable[str]) -> None:
         """Events of these jobs are in the store, and with them that the node has the jobs."""
         for job_id in job_ids:
-            self._acknowledged.discard(job_id)
+            self._answered.discard(job_id)
             if job_id in self._flying:
                 self._overtaken.add(job_id)
 
@@ -154,8 +140,7 @@ class Launches:
             return await self._refused(link, job, error)
         self._metrics.node_seconds.observe(time.perf_counter() - begun)
         if job.id not in self._overtaken:
-            self._acknowledged.add(job.id)
-            self._wake.set()
+            self._answered.add(job.id)
         self._changes.announce_progress([job.id])
         return None
 

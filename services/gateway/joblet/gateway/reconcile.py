@@ -5,14 +5,16 @@ The node is the truth of what happened there, the store of what was asked for:
 | in the store                      | on the node | then                                                             |
 |-----------------------------------|-------------|------------------------------------------------------------------|
 | active, acknowledged              | unknown     | the node lost its state: FAILED                                  |
-| active, never acknowledged        | unknown     | StartJob (again): the node never had it, so it never ran         |
-| active                            | known       | acknowledged; its events say the rest                            |
+| active, never acknowledged        | unknown     | StartJob (again): it never ran                                   |
+| active                            | known       | acknowledged if it has run; its events say the rest              |
 | failed because the node was lost  | alive       | put right                                                        |
 | failed because the node was lost  | ended       | its end is among the events that come                            |
 | ended                             | alive       | an orphan (stopped while unreachable, say): StopJob              |
 | ended                             | ended       | ForgetJob                                                        |
 | attempt that another one followed | alive or ended | as ended: StopJob or ForgetJob                                |
 | nothing                           | known       | left alone, logged: another gateway's, or our database was lost  |
+
+Acknowledged is a job of which the node has sent an event; until then a node whose executor is killed forgets it.
 
 A node whose events end before the last one applied has lost its state and counts anew from 1. One that has forgotten
 events which this store never saw (`gap`: a store that is new, or restored from a backup) is taken at its word: what it
@@ -82,7 +84,8 @@ def _decide_known(plan: Plan, known: OnNode, job: Job | None) -> None:
     if job is None:
         plan.unknown.append(known.job_id)
     elif not job.ended:
-        plan.known.append(job.id)
+        if known.state is not JobState.INITIALIZING:  # else its node may still forget it
+            plan.known.append(job.id)
     elif _open(job):
         if alive:
             plan.revived.append((job.id, known.state))

@@ -24,6 +24,11 @@ def test_a_job_that_arrived_although_nobody_said_so() -> None:
     assert plan_of([job_row("a")], [OnNode("a", JobState.COMPLETED)]) == Plan(known=["a"])
 
 
+def test_a_job_that_its_node_may_still_forget() -> None:
+    assert plan_of([job_row("a")], [OnNode("a", JobState.INITIALIZING)]) == Plan()
+    assert plan_of([job_row("a")], [OnNode("a", JobState.RUNNING)]) == Plan(known=["a"])
+
+
 def test_a_node_that_comes_back() -> None:
     lost = [job_row(name, state=JobState.FAILED, reason=Reason.NODE_LOST) for name in "abc"]
     on_node = [OnNode("a", JobState.RUNNING), OnNode("b", JobState.COMPLETED)]

@@ -94,7 +94,6 @@ class Gateway:
                 await stop.wait()
             finally:
                 await server.stop(GRACE_SECONDS)
-                await self.launches.flush()
                 for task in background:
                     task.cancel()
 
