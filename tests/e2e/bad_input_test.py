@@ -108,6 +108,15 @@ BY_RNX = [
     run("--env", "A B=1", code=1, says=("environment", '"A B"', "letters, digits")),
     run("--env", "1A=1", code=1, says=("environment", '"1A"', "letters, digits")),
     run("--env", "JBTEST_ABSENT", says=("--env", "--env JBTEST_ABSENT=VALUE")),
+    run("--secret-env", "=x", says=("--secret-env", "expected NAME=VALUE")),
+    run("--secret-env", "1A=1", code=1, says=("secretEnvironment", '"1A"', "letters, digits")),
+    run("--env", "A=1", "--secret-env", "A=1", says=("A is given as --env and as --secret-env",)),
+    run("--env-file=/nonexistent/jbtest", says=("--env-file /nonexistent/jbtest", "no such file")),
+    run("--label", "team", says=("--label", "expected NAME=VALUE")),
+    run("--label", "=a", says=("--label", "expected NAME=VALUE")),
+    run("--label", "team=a", "-l", "team=b", says=("--label team", "given twice")),
+    run("--name=" + "x" * 256, code=1, says=("invalid name", "255 bytes")),
+    run("--stop-on-interrupt", says=("--stop-on-interrupt goes with --wait or --follow",)),
     run("--workdir=relative", code=1, says=("workDir", "not an absolute path")),
     run("--upload=/nonexistent/jbtest", says=("--upload", "no such file")),
     run("--upload=/etc", says=("--upload", "not a regular file")),
@@ -121,6 +130,14 @@ BY_RNX = [
     Rnx(("job", "status", UNKNOWN), 4, ("job not found", UNKNOWN)),
     Rnx(("job", "stop", UNKNOWN), 4, ("job not found", UNKNOWN)),
     Rnx(("job", "log", UNKNOWN), 4, ("job not found", UNKNOWN)),
+    Rnx(("job", "delete", UNKNOWN), 4, ("job not found", UNKNOWN)),
+    Rnx(("job", "delete"), 2, ("Missing argument", "JOB-UUID")),
+    Rnx(("job", "wait", UNKNOWN), 125, ("job not found", UNKNOWN)),
+    Rnx(("job", "wait", "--timeout=0", UNKNOWN), 125, ("--timeout", "expected")),
+    Rnx(("job", "list", "--status=LOST"), 2, ("--status", "'RUNNING'")),
+    Rnx(("job", "list", "--label=x"), 2, ("--label", "expected NAME=VALUE")),
+    Rnx(("job", "list", "--since=soon"), 2, ("--since", "expected")),
+    Rnx(("job", "list", "--limit=-1"), 2, ("--limit", WHOLE_NUMBER)),
     Rnx(("job", "status", "f47"), 4, ("job not found: f47", "at least 4")),
     Rnx(("job", "status", "../../etc"), 4, ("job not found",)),
     Rnx(("job", "status", ""), 1, ("no job id given",)),
@@ -203,6 +220,17 @@ BY_STUB = [
     Call("ListJobs pageSize=-1", job_pb2.EmptyRequest(pageSize=-1), "INVALID_ARGUMENT", ("pageSize",), "ListJobs"),
     Call('ListJobs pageToken="x"', job_pb2.EmptyRequest(pageToken="x"), "INVALID_ARGUMENT", ("pageToken", "expected"),
          "ListJobs"),
+    Call('ListJobs statuses="LOST"', job_pb2.EmptyRequest(statuses=["LOST"]), "INVALID_ARGUMENT",
+         ("statuses", "expected one of"), "ListJobs"),
+    Call('ListJobs labels={"": "x"}', job_pb2.EmptyRequest(labels={"": "x"}), "INVALID_ARGUMENT",
+         ("labels", "no name"), "ListJobs"),
+    Call('ListJobs idPrefix="%"', job_pb2.EmptyRequest(idPrefix="%"), "INVALID_ARGUMENT", ("idPrefix", "expected"),
+         "ListJobs"),
+    Call('ListJobs newestFirst pageToken="1"', job_pb2.EmptyRequest(newestFirst=True, pageToken="1"),
+         "INVALID_ARGUMENT", ("pageToken", "expected"), "ListJobs"),
+    Call("DeleteJob of an unknown id", job_pb2.DeleteJobReq(uuid=UNKNOWN), "NOT_FOUND", ("job not found", UNKNOWN),
+         "DeleteJob"),
+    Call('DeleteJob uuid=""', job_pb2.DeleteJobReq(), "INVALID_ARGUMENT", ("no job id given",), "DeleteJob"),
 ]  # fmt: skip
 
 
@@ -300,9 +328,9 @@ def ambiguous(system: LocalSystem) -> tuple[str, tuple[str, str]]:
 
 def test_an_ambiguous_prefix_names_its_candidates(joblet: LocalSystem) -> None:
     prefix, (one, other) = ambiguous(joblet)
-    for verb in ("status", "stop", "log"):
+    for verb in ("status", "stop", "cancel", "log", "wait", "delete"):
         done = joblet.rnx("job", verb, prefix)
-        assert done.returncode == 1
+        assert done.returncode == (125 if verb == "wait" else 1)
         assert done.stderr.decode().startswith(f"Error: job id {prefix} is ambiguous: {one}, {other}\n")
 
 

@@ -108,6 +108,11 @@ class _WithGlobalFlags(click.Command):
                     formatter.write_dl(rows)
 
 
+def examples(*lines: str) -> str:
+    """The end of a command's help, not wrapped."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
 class Verb(_WithGlobalFlags):
     """A command that does something."""
 

@@ -43,7 +43,10 @@ def variables(source: Source, own: Mapping[str, str]) -> dict[str, str]:
             result[name] = value
     for assignment in source.assignments:
         name, equals, value = assignment.partition("=")
-        result[name] = value if _named(source.flag, name) and equals else _own(source.flag, name, own)
+        if not name:
+            raise BadUsage(f"{source.flag}: expected NAME=VALUE or NAME")
+        hint = f"write {source.flag} {name}=VALUE"
+        result[name] = value if equals else _own(source.flag, name, own, hint)
     return result
 
 
@@ -69,8 +72,9 @@ def _lines(flag: str, file: Path) -> Iterable[tuple[str, str]]:
 def _parsed(where: str, line: str, own: Mapping[str, str]) -> tuple[str, str]:
     head, equals, rest = line.removeprefix("export ").partition("=")
     name = head.strip()
-    _named(where, name)
-    return name, _unquoted(where, name, rest.strip()) if equals else _own(where, name, own)
+    if not name or any(character.isspace() for character in name):
+        raise BadUsage(f"{where}: expected NAME=VALUE or NAME")
+    return name, _unquoted(where, name, rest.strip()) if equals else _own(where, name, own, f"write {name}=VALUE")
 
 
 def _unquoted(where: str, name: str, text: str) -> str:
@@ -96,13 +100,7 @@ def _escape(where: str, name: str, character: str) -> str:
     return _ESCAPES[character]
 
 
-def _named(where: str, name: str) -> bool:
-    if not name or any(character.isspace() for character in name):
-        raise BadUsage(f"{where}: expected NAME=VALUE or NAME")
-    return True
-
-
-def _own(where: str, name: str, own: Mapping[str, str]) -> str:
+def _own(where: str, name: str, own: Mapping[str, str], hint: str) -> str:
     if name not in own:
-        raise BadUsage(f"{where} {name}: no value given and not set here", hint=f"write {name}=VALUE")
+        raise BadUsage(f"{where} {name}: no value given and not set here", hint=hint)
     return own[name]

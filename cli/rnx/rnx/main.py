@@ -20,6 +20,7 @@ ENTRIES = {
     "version": Entry("rnx.commands.version", "version", "Print the version of rnx"),
 }
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130  # as in rnx.errors, which --help does without
+HELP_COLUMNS = 110  # the most that help uses of a wide terminal
 COMPLETION_VARIABLE = "_RNX_COMPLETE"  # set by click's completion scripts
 
 
@@ -80,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
     if COMPLETION_VARIABLE in os.environ:
         app.main(args=list(arguments), prog_name="rnx")
     try:
-        with app.make_context("rnx", list(arguments)) as context:
+        with app.make_context("rnx", list(arguments), max_content_width=HELP_COLUMNS) as context:
             return _invoke(context)
     except click.exceptions.Exit as done:
         return done.exit_code

@@ -4,8 +4,10 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from rnx import main
@@ -47,6 +49,27 @@ def test_every_verb_has_help_with_and_without_its_noun(rnx: Rnx, verb: str) -> N
     short, long = rnx(verb, "--help"), rnx("job", verb, "--help")
     assert (short.code, long.code) == (0, 0)
     assert short.out.replace(f"rnx {verb}".encode(), f"rnx job {verb}".encode(), 1) == long.out
+
+
+def verbs(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command that people see, as its words behind `rnx`."""
+    if not isinstance(command, click.Group):
+        yield path
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        found = command.get_command(context, name)
+        assert found is not None
+        if not found.hidden:
+            yield from verbs(found, (*path, name))
+
+
+@pytest.mark.parametrize("words", list(verbs(main.app)), ids=" ".join)
+def test_every_help_shows_examples(rnx: Rnx, words: tuple[str, ...]) -> None:
+    text = rnx(*words, "--help").out.decode()
+    _, heading, examples = text.partition("Examples:\n")
+    assert heading
+    assert examples.split("\n\n")[0].count("rnx ") >= 1
 
 
 def test_version(rnx: Rnx) -> None:

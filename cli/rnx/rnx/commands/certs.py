@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rnx.cli import Noun, Verb, flags
+from rnx.cli import Noun, Verb, examples, flags
 
 DIRECTORY = click.option(
     "--dir", "directory", type=click.Path(path_type=Path), default=Path("certs"), show_default=True, metavar="DIR",
@@ -18,7 +18,11 @@ LONGEST_DAYS = 36_500
 certs = Noun("certs", help="Certificates of an installation: make, look at.")
 
 
-@certs.command(cls=Verb, options_metavar="[flags]")
+@certs.command(
+    cls=Verb,
+    options_metavar="[flags]",
+    epilog=examples("rnx certs init", "rnx certs init --dir certs --host joblet.example.com"),
+)
 @DIRECTORY
 @click.option("--host", "hosts", multiple=True, metavar="NAME", help="Name or address of the server, besides localhost")
 @click.option("--node-id", default="node-1", show_default=True, metavar="ID", help="Id of the node")
@@ -36,7 +40,13 @@ def init(directory: Path, hosts: tuple[str, ...], node_id: str) -> None:
     _report(f"Certificates created in {directory}:", {"ca": [str(bundle.ca_cert), str(bundle.ca_key)], **files})
 
 
-@certs.command(cls=Verb, options_metavar="[flags]")
+@certs.command(
+    cls=Verb,
+    options_metavar="[flags]",
+    epilog=examples(
+        "rnx certs issue --role viewer --name alice", "rnx certs issue --dir certs --role admin --name bob --days 30"
+    ),
+)
 @DIRECTORY
 @click.option("--role", type=click.Choice(["admin", "viewer"]), required=True, help="What its owner may do")
 @click.option("--name", required=True, metavar="CN", help="Name of its owner")
@@ -64,7 +74,11 @@ def issue(directory: Path, role: str, name: str, days: int, force: bool) -> None
     _report(f"Certificate of {name} ({role}) created:", {stem: [str(cert), str(key)]})
 
 
-@certs.command(cls=Verb, options_metavar="[flags]")
+@certs.command(
+    cls=Verb,
+    options_metavar="[flags]",
+    epilog=examples("rnx certs show certs/client-cert.pem"),
+)
 @click.argument("file", type=click.Path(path_type=Path))
 def show(file: Path) -> None:
     """Show what the certificate in FILE says."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from rnx.cli import Verb, flags
+from rnx.cli import Verb, examples, flags
 
 _FILE = click.option(
     "--config-file", "file", type=click.Path(path_type=Path), metavar="FILE",
@@ -15,7 +15,13 @@ _DIRECTORY = click.option(
 )
 
 
-@click.command(cls=Verb, options_metavar="[flags]")
+@click.command(
+    cls=Verb,
+    options_metavar="[flags]",
+    epilog=examples(
+        "rnx doctor", "rnx doctor --dir build/local", "rnx doctor --json | jq '.[] | select(.status == \"failed\")'"
+    ),
+)
 @_FILE
 @_DIRECTORY
 @click.pass_context

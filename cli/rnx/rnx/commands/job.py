@@ -6,12 +6,12 @@ VERBS = {
     "run": Entry("rnx.commands.run", "run", "Create and start a new job with optional resource limits"),
     "status": Entry("rnx.commands.status", "status", "Get detailed information about a job"),
     "list": Entry("rnx.commands.listing", "list_jobs", "List all jobs with their current status"),
+    "log": Entry("rnx.commands.log", "log", "Stream job output in real-time or view historical logs"),
     "wait": Entry("rnx.commands.wait", "wait", "Wait until jobs have ended; exit as they did"),
     "stop": Entry("rnx.commands.stop", "stop", "Stop a running job"),
     "cancel": Entry("rnx.commands.cancel", "cancel", "Take a waiting job out of the queue or the schedule"),
     "delete": Entry("rnx.commands.delete", "delete", "Delete jobs that have ended, with everything of them"),
     "delete-all": Entry("rnx.commands.delete", "delete_all", "Delete every job that has ended"),
-    "log": Entry("rnx.commands.log", "log", "Stream job output in real-time or view historical logs"),
 }
 
 job = Noun("job", entries=VERBS, help="Run jobs and look after them. Every verb works without the word job, too.")

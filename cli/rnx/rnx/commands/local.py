@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rnx.cli import Noun, Verb, flags
+from rnx.cli import Noun, Verb, examples, flags
 
 if TYPE_CHECKING:
     from rnx.local.layout import Layout
@@ -23,7 +23,11 @@ def _layout(directory: Path) -> "Layout":
     return layout_of(directory)
 
 
-@local.command(cls=Verb, options_metavar="[flags]")
+@local.command(
+    cls=Verb,
+    options_metavar="[flags]",
+    epilog=examples("rnx local up --dir build/local", "rnx local up --dir /srv/joblet --port 50051 --detach"),
+)
 @_DIRECTORY
 @click.option(
     "--port", type=click.IntRange(1, 65_535), metavar="INT",
@@ -58,7 +62,11 @@ def _announce(layout: "Layout") -> None:
     click.echo(f"  rnx local down --dir {found.directory}")
 
 
-@local.command(cls=Verb, options_metavar="[flags]")
+@local.command(
+    cls=Verb,
+    options_metavar="[flags]",
+    epilog=examples("rnx local status --dir build/local"),
+)
 @_DIRECTORY
 @click.pass_context
 def status(context: click.Context, directory: Path) -> None:
@@ -83,7 +91,11 @@ def status(context: click.Context, directory: Path) -> None:
     context.exit(0 if found.serving else 1)
 
 
-@local.command(cls=Verb, options_metavar="[flags]")
+@local.command(
+    cls=Verb,
+    options_metavar="[flags]",
+    epilog=examples("rnx local down --dir build/local"),
+)
 @_DIRECTORY
 def down(directory: Path) -> None:
     """Stop the running jobs and the services. Certificates, history and output stay in DIR."""

@@ -2,11 +2,20 @@
 
 import click
 
-from rnx.cli import Verb
+from rnx.cli import Verb, examples
 from rnx.session import JOB_ID, connect, show_message
 
 
-@click.command("status", cls=Verb, options_metavar="[flags]")
+@click.command(
+    "status",
+    cls=Verb,
+    options_metavar="[flags]",
+    epilog=examples(
+        "rnx job status f47ac10b-58cc-4372-a567-0e02b2c3d479",
+        "rnx job status --detail f47ac10b",
+        "rnx job status f47ac10b --json | jq .usage",
+    ),
+)
 @click.option("--detail", is_flag=True, help="Also print limits, usage, uploads and how the isolation was attested")
 @JOB_ID
 def status(job_id: str, detail: bool) -> None:
