@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import grpc
 import pytest
 import yaml
 from local_system import CLEAN_ENVIRONMENT, REPOSITORY, RNX, SERVICES, LocalSystem, local_system
+from vitals import channel
 
 from joblet.api import job_pb2, job_pb2_grpc
 
@@ -43,6 +46,12 @@ def configured(clean_machine: None, tmp_path_factory: pytest.TempPathFactory) ->
         yield system
 
 
+@contextmanager
+def calls(joblet: LocalSystem) -> Iterator[job_pb2_grpc.JobServiceStub]:
+    with channel(joblet) as opened:
+        yield job_pb2_grpc.JobServiceStub(opened)
+
+
 def test_defaults_of_jobs(configured: LocalSystem) -> None:
     """defaultCpuLimit, defaultMemoryLimit, defaultIoLimit, maxProcesses, defaultNetwork, jobTimeout."""
     job = configured.json("run", "--wait", "cat", "/proc/self/net/dev")
@@ -60,21 +69,18 @@ def test_job_timeout(configured: LocalSystem) -> None:
 
 
 def test_max_concurrent_jobs(configured: LocalSystem) -> None:
-    running = [configured.run("sleep", "600") for _ in range(2)]
-    third = configured.run("true")
-    status = configured.status(third)
-    assert status["Status"] == "PENDING"
-    for job_id in running:
-        configured.rnx("stop", job_id)
-    assert configured.rnx("wait", third).returncode == 0
+    with calls(configured) as stub:
+        answers = [
+            stub.RunJob(job_pb2.RunJobReq(command="sleep", args=["600"]), timeout=30).job.status for _ in range(3)
+        ]
+    assert answers == ["INITIALIZING", "INITIALIZING", "PENDING"]
+    for line in configured.output("list", "--status=RUNNING", "--status=PENDING").splitlines():
+        configured.rnx("stop", line.split()[0])
 
 
 def test_message_sizes(configured: LocalSystem) -> None:
     """maxRecvMsgSize bounds what a request may hold, maxSendMsgSize a page of the list."""
-    files = [configured.certificates / name for name in ("ca-cert.pem", "client-key.pem", "client-cert.pem")]
-    credentials = grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
-    with grpc.secure_channel(configured.address, credentials) as channel:
-        stub = job_pb2_grpc.JobServiceStub(channel)
+    with calls(configured) as stub:
         large = job_pb2.RunJobReq(command="true", args=["x" * 100_000 for _ in range(2)])
         for _ in range(4):
             stub.RunJob(large, timeout=30)
@@ -107,7 +113,7 @@ def test_a_service_does_not_start_with_a_wrong_key(tmp_path: Path, service: str)
     """Every problem is named, not the first one only."""
     file = tmp_path / "joblet-config.yml"
     file.write_text(WRONG)
-    command = [RNX.parent / f"joblet-{service}", "--config", file]
+    command: list[str | Path] = [RNX.parent / f"joblet-{service}", "--config", file]
     done = subprocess.run(command, env=CLEAN_ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert [problem for problem in PROBLEMS if problem not in done.stderr] == []
@@ -138,6 +144,7 @@ def _keys() -> list[tuple[str, str]]:
     ]
 
 
+@cache
 def _attributes(folder: Path) -> set[str]:
     """Every name that a module of the product reads after a dot."""
     modules = [

@@ -81,7 +81,6 @@ def test_the_working_directory(joblet: LocalSystem, tmp_path: Path) -> None:
         ("1A=canary", 'invalid FIELD: "1A" is not a name of a variable'),
         ("A B=canary", 'invalid FIELD: "A B" is not a name of a variable'),
         ("=canary", "FLAG: expected NAME=VALUE or NAME"),
-        ("BIG=canary" + "x" * 131_072, "invalid FIELD: BIG is longer than 131071 bytes"),
     ],
 )
 def test_what_is_refused(joblet: LocalSystem, flag: str, assignment: str, text: str) -> None:
@@ -92,3 +91,11 @@ def test_what_is_refused(joblet: LocalSystem, flag: str, assignment: str, text: 
     first = refused.stderr.decode().splitlines()[0]
     assert first == "Error: " + text.replace("FIELD", field).replace("FLAG", flag)
     assert joblet.output("list") == before
+
+
+@pytest.mark.parametrize(("flag", "field"), [("--env-file", "environment"), ("--secret-env-file", "secretEnvironment")])
+def test_a_value_above_what_a_process_can_be_given(joblet: LocalSystem, tmp_path: Path, flag: str, field: str) -> None:
+    (tmp_path / "big.env").write_text("BIG=canary" + "x" * 131_072)
+    refused = joblet.rnx("run", flag, tmp_path / "big.env", "true")
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert refused.stderr.decode() == f"Error: invalid {field}: BIG is longer than 131071 bytes\n"
