@@ -28,7 +28,7 @@ def test_verbs_and_flags(gateway: Gateway) -> None:
     assert {"run", "wait", "delete"} <= set(completed(gateway, "job", ""))
     assert completed(gateway, "sta") == ["status"]
     assert "--secret-env" in completed(gateway, "run", "--sec")
-    assert completed(gateway, "list", "--status", "RUN") == ["running"], "the case of a status does not matter"
+    assert completed(gateway, "list", "--status", "run") == ["RUNNING"]
 
 
 def test_ids_of_jobs(gateway: Gateway) -> None:

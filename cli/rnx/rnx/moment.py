@@ -15,7 +15,7 @@ def parse(text: str, now: datetime) -> int:
     InvalidArgument.
     """
     ago = _ago(text, now)
-    return ago if ago is not None else nanoseconds(_date(text.strip().upper(), now))
+    return ago if ago is not None else nanoseconds(_date(text, now))
 
 
 def scheduled(text: str, now: datetime) -> str:
@@ -55,11 +55,12 @@ def _ago(text: str, now: datetime) -> int | None:
 
 
 def _date(text: str, now: datetime) -> datetime:
+    written = text.strip().upper()
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(written)
     except ValueError:
         try:
-            moment = datetime.combine(now.date(), _time_of_day(text))
+            moment = datetime.combine(now.date(), _time_of_day(written))
         except ValueError:
             example = '"10m" (ago), "14:30", "2024-01-15 10:30" or "2024-01-15T10:30:00Z"'
             raise InvalidArgument(f'expected a time such as {example}, got "{text}"') from None

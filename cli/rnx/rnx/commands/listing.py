@@ -11,12 +11,25 @@ from rnx.session import coloured, columns, connect, show
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from click.shell_completion import CompletionItem
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from joblet.api.job_pb2 import Job
 
 STATUSES = ("SCHEDULED", "PENDING", "INITIALIZING", "RUNNING", "COMPLETED", "FAILED", "STOPPED", "CANCELED")
 COLOURS = {"COMPLETED": "green", "FAILED": "red", "STOPPED": "yellow", "CANCELED": "yellow", "RUNNING": "cyan"}
+
+
+class Status(click.Choice[str]):
+    """Shown and sent as the API writes it, typed in any case."""
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        return super().convert(value.upper(), parameter, context)
+
+    def shell_complete(
+        self, context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> "list[CompletionItem]":
+        return super().shell_complete(context, parameter, incomplete.upper())
 
 
 @click.command(
@@ -43,7 +56,7 @@ Examples:
     "--status",
     "statuses",
     multiple=True,
-    type=click.Choice(STATUSES, case_sensitive=False),
+    type=Status(STATUSES),
     metavar="STATUS",
     help="Only jobs in this state; repeat for one of several",
 )
