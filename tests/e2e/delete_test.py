@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 from local_system import LocalSystem, wait_for
@@ -32,8 +31,8 @@ def traces(joblet: LocalSystem, job_id: str) -> list[str]:
     return found
 
 
-def cgroups_of(job_id: str) -> list[Path]:
-    return [path for path in Path("/sys/fs/cgroup").rglob("*") if job_id in path.name]
+def cgroups_of(job_id: str) -> list[str]:
+    return [path for path, _, _ in os.walk("/sys/fs/cgroup") if job_id in path]
 
 
 def test_every_trace_goes(own_joblet: LocalSystem) -> None:
