@@ -50,6 +50,8 @@ def test_a_log_is_readable_after_the_nodes_directory_was_deleted(
     own_joblet.kill("logstore")
     assert own_joblet.log(job_id) == wanted
     assert own_joblet.output("job", "log", "--no-follow", "-n", "1", job_id)[-5:-1].encode() == wanted[-5:-1]
+    own_joblet.output("job", "delete", job_id)
+    wait_for("the copy's end", lambda: f"logs/{job_id}/sealed" not in server.objects())
     for line in (own_joblet.directory / "logs/logstore.log").read_text().splitlines():
         assert server.secret not in line
     command_line = Path(f"/proc/{own_joblet.pids()['logstore']}/cmdline").read_bytes()

@@ -303,32 +303,35 @@ def test_a_full_disk_is_told_and_so_is_room(tmp_path: Path) -> None:
         init.communicate(timeout=TIMEOUT_SECONDS)
 
 
-def killed_again_and_again(process: LogStoreProcess, done: Callable[[], bool], seed: int) -> int:
-    """Kills and restarts it after random times, until `done`; how often."""
-    chance, kills = random.Random(seed), 0
+def killed_again_and_again(process: LogStoreProcess, done: Callable[[], bool], seconds: float) -> None:
+    """Kills and restarts it after random times up to so many seconds, until `done`."""
+    chance, kills = random.Random(seconds), 0
     while not done():
         assert process.process.poll() is None
         try:
-            process.process.wait(chance.uniform(0.0, 0.6))
+            process.process.wait(chance.uniform(0.0, seconds))
         except subprocess.TimeoutExpired:
             process.end(signal.SIGKILL)
             process.start()
             kills += 1
-    return kills
+    print(f"killed {kills} times")
 
 
 def test_killed_at_any_moment_while_it_seals_and_copies(tmp_path: Path) -> None:
     count = int(os.environ.get("JOBLET_KILLED_LOGS", "6"))
     archive = tmp_path / "archive"
     contents = {job(number): random.Random(number).randbytes(number * 999_983 % (4 * MIB)) for number in range(count)}
-    with logstore(tmp_path, archive={"url": f"file://{archive}"}, **AT_ONCE) as process:
+    with logstore(tmp_path) as process:
         for job_id, content in contents.items():
             write(process, content, job_id)
+        assert process.end(signal.SIGTERM) == 0
+        process.settings = {"archive": {"url": f"file://{archive}"}, **AT_ONCE}
+        process.start()
 
         def all_copied() -> bool:
             return all(files(process, job_id) == {"sealed", "index", "archived"} for job_id in contents)
 
-        killed_again_and_again(process, all_copied, seed=1)
+        killed_again_and_again(process, all_copied, seconds=0.25)
         for job_id, content in contents.items():
             assert read(process, job_id=job_id) == content
         shutil.rmtree(process.directory / "logs")
@@ -356,7 +359,7 @@ def test_killed_at_any_moment_while_it_removes_fronts(tmp_path: Path) -> None:
                     assert chunk.payload == content[chunk.offset : chunk.offset + len(chunk.payload)]
                 return written >= len(content)
 
-            killed_again_and_again(process, write_some, seed=2)
+            killed_again_and_again(process, write_some, seconds=0.6)
             init.communicate(timeout=TIMEOUT_SECONDS)
         received = asyncio.run(chunks(process))
         assert b"".join(chunk.payload for chunk in received) == content[received[0].offset :]
@@ -376,7 +379,7 @@ def test_killed_at_any_moment_while_it_removes_logs(tmp_path: Path) -> None:
             left = [files(process, job_id) for job_id in contents]
             return sum(bool(names) for names in left) <= 8 and all(names <= {"sealed", "index"} for names in left)
 
-        killed_again_and_again(process, few_left, seed=3)
+        killed_again_and_again(process, few_left, seconds=0.1)
         left = [job_id for job_id in contents if files(process, job_id)]
         assert left == list(contents)[-len(left) :]
         for job_id in left:
