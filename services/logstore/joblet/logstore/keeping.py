@@ -61,6 +61,7 @@ class Keeper:
         self._known: dict[str, LogState] = {}
         self._writing: set[str] = set()
         self._due: dict[str, tuple[int, float]] = {}  # fronts to remove, and since when: monotonic seconds
+        self._seal_again: dict[str, tuple[float, float]] = {}  # after a failure: when, monotonic; seconds waited for it
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._surveyed = False  # what there was at the start is known
         self._room = DiskRoom()
@@ -160,6 +161,7 @@ class Keeper:
         self._known.pop(job_id, None)
         self._writing.discard(job_id)
         self._due.pop(job_id, None)
+        self._seal_again.pop(job_id, None)
 
     # --- removing -------------------------------------------------------------------------------------------------
 
@@ -188,47 +190,60 @@ class Keeper:
         for state, reason in list(
             removals(self._known.values(), self._limits, time.time_ns(), self._room.free_bytes, archive)
         ):
+            if not self._lock(state.job_id).locked():  # otherwise next time: running jobs' logs do not wait for it
+                await self._remove(state, reason)
+                self._remove_again = time.monotonic() + ROOM_SECONDS
+
+    async def _remove(self, state: LogState, reason: Reason) -> None:
+        try:
             async with self._lock(state.job_id):
-                try:
-                    await self._change(self._logs.delete, state.job_id)
-                except (JobletError, OSError) as error:
-                    log.error("log could not be removed", jobId=state.job_id, error=error)
+                await self._change(self._logs.delete, state.job_id)
+        except JobNotFound:
             self._forget(state.job_id)
-            metrics.REMOVED.labels(reason).inc()
-            metrics.REMOVED_BYTES.labels(reason).inc(state.disk_bytes)
-            log.info("log removed", jobId=state.job_id, reason=reason, bytes=state.disk_bytes)
-            self._remove_again = time.monotonic() + ROOM_SECONDS
+            return
+        except (JobletError, OSError) as error:
+            log.error("log could not be removed", jobId=state.job_id, error=error)
+            return
+        self._forget(state.job_id)
+        metrics.REMOVED.labels(reason).inc()
+        metrics.REMOVED_BYTES.labels(reason).inc(state.disk_bytes)
+        log.info("log removed", jobId=state.job_id, reason=reason, bytes=state.disk_bytes)
 
     # --- sealing --------------------------------------------------------------------------------------------------
 
     async def _seal_all(self) -> None:
-        pause, longest = RETRY_SECONDS
         while True:
-            for state in self._oldest(lambda state: not state.sealed and state.job_id not in self._due):
-                if state.ended_ns is not None and state.ended_ns + self._seal_after_ns > time.time_ns():
-                    break
-                if await self._seal(state.job_id):
-                    pause = RETRY_SECONDS[0]
-                else:
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, longest)
+            for state in self._oldest(self._is_to_be_sealed):
+                await self._seal(state.job_id)
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _seal(self, job_id: str) -> bool:
+    def _is_to_be_sealed(self, state: LogState) -> bool:
+        if state.sealed or state.ended_ns is None or state.job_id in self._due:
+            return False
+        again, _ = self._seal_again.get(state.job_id, (0.0, 0.0))
+        return state.ended_ns + self._seal_after_ns <= time.time_ns() and again <= time.monotonic()
+
+    async def _seal(self, job_id: str) -> None:
         async with self._lock(job_id):
             loop = asyncio.get_running_loop()
             try:
                 await loop.run_in_executor(self._sealing, self._seal_files, job_id)
             except JobNotFound:
                 self._forget(job_id)
-                return True
+                return
             except (JobletError, OSError) as error:
-                metrics.SEAL_FAILURES.inc()
-                log.error("log could not be sealed", jobId=job_id, error=error)
-                return False
+                self._seal_later(job_id, error)
+                return
+            self._seal_again.pop(job_id, None)
             await self._look_at([job_id])
         metrics.SEALED.inc()
-        return True
+
+    def _seal_later(self, job_id: str, error: Exception) -> None:
+        first, longest = RETRY_SECONDS
+        _, waited = self._seal_again.get(job_id, (0.0, first / 2))
+        self._seal_again[job_id] = time.monotonic() + min(2 * waited, longest), min(2 * waited, longest)
+        metrics.SEAL_FAILURES.inc()
+        log.error("log could not be sealed", jobId=job_id, error=error)
 
     def _seal_files(self, job_id: str) -> None:
         sealing = self._disk.submit(self._logs.begin_sealing, job_id).result()

@@ -111,6 +111,21 @@ def test_a_reader_does_not_notice_that_its_log_is_sealed(tmp_path: Path) -> None
         assert asyncio.run(scenario(process)) == content
 
 
+def test_a_log_that_cannot_be_sealed_stays_and_holds_no_other_up(tmp_path: Path) -> None:
+    with logstore(tmp_path) as process:
+        write(process, TEXT)
+        write(process, TEXT, job(1))
+        assert process.end(signal.SIGTERM) == 0
+        os.truncate(process.directory / "logs" / JOB / "output", len(TEXT) - 1)
+        process.settings = AT_ONCE
+        process.start()
+        eventually(lambda: files(process, job(1)) == {"sealed", "index"})
+        eventually(lambda: process.metric("joblet_log_seal_failures_total") >= 2)
+        assert files(process) == {"output", "index"}
+        assert any(JOB in line and f"only {len(TEXT) - 1} of {len(TEXT)} bytes" in line for line in process.log)
+        assert status(process) is grpc.StatusCode.INTERNAL
+
+
 def test_damage_is_told_with_its_place_and_what_is_before_it_is_read(tmp_path: Path) -> None:
     content = random.Random(2).randbytes(MIB)
     with logstore(tmp_path, **AT_ONCE) as process:
