@@ -23,7 +23,14 @@ _DATA: Final = struct.Struct("<iIQ6Q")
 _DRIVER: Final = """
 #include "{source}"
 _Noreturn void fail(uint32_t stage, long error, const char *detail) {{ leave(125); }}
-int main(void) {{ sys(SYS_write, 1, {array}, sizeof {array}); return 0; }}
+int main(void)
+{{
+    const uint32_t size = sizeof default_program;
+    sys(SYS_write, 1, &size, sizeof size);
+    sys(SYS_write, 1, default_program, size);
+    sys(SYS_write, 1, build_program, sizeof build_program);
+    return 0;
+}}
 """
 _ACTIONS: Final = {0x7FFF0000: "allow", 0x80000000: "kill"}
 _NEVER: Final = "WHEN_EQUAL(-1, 0)"  # a rule for no call
@@ -50,21 +57,17 @@ def programs(directory: Path, mutation: Mutation | None = None) -> dict[Profile,
     """Both programs, of the sources as they are or with one rule less."""
     text = (JOBINIT_SOURCES / "seccomp.c").read_text() if mutation is None else mutated([mutation])["seccomp.c"]
     name = "whole" if mutation is None else re.sub(r"\W+", "-", mutation.name)
-    source = directory / f"{name}.c"
+    source, driver, program = (directory / f"{name}{end}" for end in (".c", ".driver.c", ""))
     source.write_text(text)
-    return {
-        profile: _taken(directory / f"{name}-{array}", source, array)
-        for profile, array in ((Profile.DEFAULT, "default_program"), (Profile.BUILD, "build_program"))
-    }
-
-
-def _taken(program: Path, source: Path, array: str) -> Program:
-    driver = program.with_suffix(".driver.c")
-    driver.write_text(_DRIVER.format(source=source, array=array))
+    driver.write_text(_DRIVER.format(source=source))
     flags = ["-w", "-D_GNU_SOURCE", "-std=gnu11", f"-I{JOBINIT_SOURCES}"]
     subprocess.run(["gcc", *flags, "-o", program, driver], check=True)
     raw = subprocess.run([program], capture_output=True, check=True).stdout
-    return list(_INSTRUCTION.iter_unpack(raw))
+    end = 4 + int.from_bytes(raw[:4], "little")
+    return {
+        Profile.DEFAULT: list(_INSTRUCTION.iter_unpack(raw[4:end])),
+        Profile.BUILD: list(_INSTRUCTION.iter_unpack(raw[end:])),
+    }
 
 
 def answer(program: Program, call: Call) -> str:
