@@ -26,13 +26,22 @@ class Series:
         return sorted(self.seconds)[min(len(self.seconds) - 1, int(len(self.seconds) * 0.95))]
 
 
-def interleaved(work: dict[str, Callable[[], None]], rounds: int, gap_seconds: float = 0.0) -> list[Series]:
-    """Time every entry once per round, so that drift of the machine falls on all alike; one unmeasured round first."""
+def interleaved(
+    work: dict[str, Callable[[], None]],
+    rounds: int,
+    gap_seconds: float = 0.0,
+    prepare: Callable[[], None] = lambda: None,
+) -> list[Series]:
+    """Time every entry once per round, so that drift of the machine falls on all alike; one unmeasured round first.
+
+    `prepare` is done before each measurement and not timed.
+    """
     taken: dict[str, list[float]] = {name: [] for name in work}
     for number in range(-1, rounds):
         for name, step in work.items():
             if gap_seconds:
                 time.sleep(gap_seconds)
+            prepare()
             start = time.perf_counter()
             step()
             if number >= 0:

@@ -115,6 +115,11 @@ class LocalSystem:
         answer = json.loads(run_rnx("--json", "local", "status", "--dir", self.directory).stdout)
         return {str(row["service"]): int(row["pid"]) for row in answer["services"] if row.get("pid")}
 
+    def serving(self) -> dict[str, int]:
+        """Process id of each service that answers as healthy."""
+        answer = json.loads(run_rnx("--json", "local", "status", "--dir", self.directory).stdout)
+        return {str(row["service"]): int(row["pid"]) for row in answer["services"] if row.get("health") == "SERVING"}
+
     def kill(self, service: str) -> None:
         """kill -9 one service and wait until its successor is up and serving."""
         before = self.pids()[service]
