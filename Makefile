@@ -57,8 +57,8 @@ package: setup  ## dist/*.pex: one per service and one for rnx
 	@tools/pants package ::
 	@ls -l dist/*.pex
 
-BENCHMARKS := launch cli rpc footprint waiting
-bench: setup  ## benchmarks, each against a peer run side by side; bench-NAME for one of launch, cli, rpc, footprint, waiting
+BENCHMARKS := launch cli rpc footprint waiting logs
+bench: setup  ## benchmarks, each beside a peer; bench-NAME for one of launch, cli, rpc, footprint, waiting, logs
 	@for name in $(BENCHMARKS); do $(MAKE) "bench-$$name"; done
 
 # Local sandboxes to measure beside.

@@ -37,7 +37,12 @@ LINES = "import os, sys; line = b'x' * 79 + b'\\n'\nfor _ in range(int(sys.argv[
 STAMPS = "import time\nwhile True: print(time.time_ns(), flush=True); time.sleep(0.01)"
 FLOODS = 4
 # Channels of equal target and options would share one connection.
-OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", 16 * MIB))
+# The rest as rnx has them.
+OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", 16 * MIB),
+    ("grpc.http2.max_frame_size", MIB),
+)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ BLOCK_BYTES = 256 * 1024
 
 @contextlib.contextmanager
 def sender(file: Path, certificates: Path) -> Iterator[Callable[[], int]]:
-    """A process that sends `file` to whoever connects. Calling what is given receives all of it and counts the bytes."""
+    """A process that sends `file` to whoever connects. Calling what is given receives all of it: how many bytes."""
     client = _context(ssl.PROTOCOL_TLS_CLIENT, certificates, "client")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = multiprocessing.get_context("spawn").Process(target=_send, args=(file, certificates, listener))

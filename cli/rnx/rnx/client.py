@@ -36,6 +36,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 _OPTIONS = (
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.max_send_message_length", -1),  # the server's limit decides, and `runrequest` checks it before
+    ("grpc.http2.max_frame_size", 1024 * 1024),  # 16 KiB by default, which costs 10 % more CPU for output (measured)
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.min_reconnect_backoff_ms", int(CONNECT_SECONDS * 1000)),  # also how long one attempt may take

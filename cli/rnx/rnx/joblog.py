@@ -25,7 +25,7 @@ from rnx.client import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Client, is_un
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
-RESUME_SECONDS = 30.0  # without a byte or a connection for so long, following ends with the error
+RESUME_SECONDS = 120.0  # without a byte or a connection for so long, following ends with the error
 
 
 @dataclass(frozen=True, slots=True)

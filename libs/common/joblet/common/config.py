@@ -44,10 +44,11 @@ class JobletConfig:
 
 @dataclass(frozen=True, slots=True)
 class GrpcConfig:
-    """The public API's limits. The lower bound keeps the largest chunk of an upload (256 KiB) below the limit."""
+    """The public API's limits. They are above the largest chunk of an upload (256 KiB) and of output (512 KiB and the
+    times of its bytes)."""
 
     max_recv_msg_size: int = schema.integer(524_288, minimum=300_000)  # bytes
-    max_send_msg_size: int = schema.integer(4_194_304, minimum=300_000)  # bytes
+    max_send_msg_size: int = schema.integer(4_194_304, minimum=600_000)  # bytes
     keep_alive_time_seconds: float = schema.duration(30.0, minimum=1.0)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from joblet.api.job_pb2 import DataChunk
 from joblet.common.errors import Internal, OutOfRange, Unavailable
+from joblet.logstore.chunk import CHUNK_SIZE
 from joblet.logstore.follow import follow
 from joblet.logstore.index import Entry, Kind, append, encode
 from joblet.logstore.inotify import Inotify
@@ -88,14 +89,14 @@ def test_empty_output_ends(logs: LogDirectory) -> None:
 
 
 def test_any_bytes_from_any_offset(logs: LogDirectory) -> None:
-    content = bytes(range(256)) * 2000
+    content = bytes(range(256)) * 5000
 
     async def main() -> None:
         with writing(logs) as files:
             os.write(files.output, content)
             index(files, len(content), Kind.END)
         async with watching() as inotify:
-            for offset in (0, 1, 255, 256 * 1024 - 1, 256 * 1024, len(content) - 1, len(content)):
+            for offset in (0, 1, 255, CHUNK_SIZE - 1, CHUNK_SIZE, len(content) - 1, len(content)):
                 assert await read(logs, inotify, Selection(offset)) == content[offset:]
 
     asyncio.run(main())
