@@ -132,6 +132,10 @@ class Client:
         self._channel = self._open()
         self._stub = job_pb2_grpc.JobServiceStub(self._channel)
 
+    def hang_up(self) -> None:
+        """From any thread: whatever call is being waited for ends with an error."""
+        self._channel.close()
+
     def call(
         self, method: "Unary[Request, Response]", request: Request, timeout_seconds: float = CALL_SECONDS
     ) -> Response:

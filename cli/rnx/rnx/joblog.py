@@ -9,6 +9,7 @@ import json
 import os
 import select
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import grpc
 from joblet.api.job_pb2 import DataChunk, GetJobLogsReq, GetJobStatusReq
 from joblet.common.errors import JobletError
 from joblet.common.units import NS_PER_SECOND
-from rnx import stamps
+from rnx import departure, stamps
 from rnx.client import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Client, is_unavailable
 
 if TYPE_CHECKING:
@@ -63,10 +64,16 @@ def follow(client: Client, wanted: GetJobLogsReq, write: Write, say: Say, *, hea
     """Passes every piece of what is `wanted` to `write`, until the server says that this is all.
 
     The heading is said once it is sure that there is such a job: the stream of a silent job tells nothing for a while.
+    Raises BrokenPipeError when stdout is a pipe that nobody reads any more, also while there is nothing to write.
     """
-    position = None if _is_searched(wanted) else wanted.offset  # None until the server has said where it begins
     if heading is not None and _exists(client, wanted.uuid):
         say(heading)
+    with departure.noticed(client.hang_up) as reader_left:
+        _follow(client, wanted, write, say, reader_left)
+
+
+def _follow(client: Client, wanted: GetJobLogsReq, write: Write, say: Say, reader_left: threading.Event) -> None:
+    position = None if _is_searched(wanted) else wanted.offset  # None until the server has said where it begins
     deadline = 0.0  # of finding a way back; 0 while there is nothing to find
     pause = FIRST_PAUSE_SECONDS
     while True:
@@ -80,6 +87,8 @@ def follow(client: Client, wanted: GetJobLogsReq, write: Write, say: Say, *, hea
             failure = error
         finally:
             call.cancel()
+        if reader_left.is_set():
+            raise BrokenPipeError from failure
         if not deadline:
             deadline, pause = time.monotonic() + RESUME_SECONDS, FIRST_PAUSE_SECONDS
             if is_unavailable(failure):

@@ -155,6 +155,22 @@ def test_a_reader_that_leaves_is_no_error(gateway: Gateway) -> None:
         assert (done.returncode, done.stderr) == (0, heading)
 
 
+def test_a_reader_that_leaves_a_silent_job_is_noticed(gateway: Gateway) -> None:
+    gateway.output = b"first line\n"
+    gateway.hold_output = threading.Event()
+    command = [*RNX, *gateway.flags, "log", "f47a"]
+    try:
+        with subprocess.Popen(command, env=PYTHONPATH, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline() == b"first line\n"
+            process.stdout.close()
+            assert process.wait(timeout=20) == 0
+            assert process.stderr.read() == b"Logs for job f47a (Press Ctrl+C to exit if streaming):\n"
+    finally:
+        gateway.hold_output.set()
+
+
 def test_ctrl_c_stops_following_and_touches_no_job(gateway: Gateway) -> None:
     gateway.output = b"first line\n"
     gateway.hold_output = threading.Event()
