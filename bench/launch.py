@@ -4,7 +4,9 @@ Run as root: `make bench` or `python bench/launch.py [--rounds N]`. Prints Markd
 named as missing, never left out in silence.
 
  * joblet none / host: RunJob, then WaitJob, by an mTLS client through the gateway, /bin/true, until COMPLETED
- * rnx job run: the CLI's whole process, submission only (it also pays for the interpreter and for importing grpc)
+ * rnx job run --wait: the CLI's whole process (it also pays for the interpreter and for importing grpc)
+ * the phases of a start: means of joblet_job_start_seconds over the jobs of the first table; "running" is all of them,
+   with the ways between the processes
  * bwrap: all namespaces and the same kind of root; unshare: the floor (namespaces only); runc: an OCI bundle
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -20,9 +23,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from urllib.request import urlopen
 
 import grpc
-from local_system import RNX, LocalSystem, local_system
+from local_system import RNX, LocalSystem, local_system, run_rnx
 from measure import interleaved, machine, table
 
 from joblet.api import job_pb2, job_pb2_grpc
@@ -48,16 +52,18 @@ def report(system: LocalSystem, peers: dict[str, Callable[[], None]], missing: l
     for name in missing:
         print(f"not measured, not installed: {name}\n")
     stub = job_pb2_grpc.JobServiceStub(channel(system))
+    cli = [str(RNX), "--config", f"{system.directory}/rnx-config.yml", "job", "run", "--wait", "--network=none", TRUE]
     work = {
         "joblet none": lambda: run_to_end(stub, "none"),
         "joblet host": lambda: run_to_end(stub, "host"),
+        "rnx job run --wait": lambda: quiet(cli),
         **peers,
     }
     peer = "bwrap" if "bwrap" in peers else "unshare"
+    before = phase_sums(system)
     print(table("back to back", interleaved(work, rounds), peer), "\n")
+    print(phase_table(before, phase_sums(system)), "\n")
     print(table("100 ms apart", interleaved(work, max(10, rounds // 4), 0.1), peer), "\n")
-    cli = {"rnx job run": lambda: quiet([str(RNX), "--config", f"{system.directory}/rnx-config.yml", "run", TRUE])}
-    print(table("the CLI", interleaved({**cli, peer: peers[peer]}, max(10, rounds // 4)), peer), "\n")
     print("### jobs per second\n\n| clients | jobs/s |\n|---:|---:|")
     for clients in (1, 8, 32):
         print(f"| {clients} | {rate(system, clients, rounds * 2):.0f} |")
@@ -75,6 +81,43 @@ def run_to_end(stub: job_pb2_grpc.JobServiceStub, network: str) -> None:
     ended = stub.WaitJob(job_pb2.WaitJobReq(uuid=job.uuid), timeout=60).job
     if ended.status != "COMPLETED":
         raise RuntimeError(f"{ended.uuid}: {ended.status} {ended.reason} {ended.message}")
+
+
+Sums = dict[str, tuple[float, float]]
+PHASES = ("gateway", "store", "executor", "jobinit", "attest", "exec", "running")
+
+
+def phase_sums(system: LocalSystem) -> Sums:
+    """Of each phase the seconds and the number of starts that the services have counted so far."""
+    sums: Sums = {}
+    for service in ("gateway", "executor"):
+        with urlopen(metrics_url(system, service), timeout=10) as answer:  # - the system's own
+            text = answer.read().decode()
+        for phase in PHASES:
+            found = [
+                re.search(rf'^joblet_job_start_seconds_{what}\{{phase="{phase}"\}} (\S+)$', text, re.MULTILINE)
+                for what in ("sum", "count")
+            ]
+            if found[0] and found[1]:
+                sums[phase] = float(found[0][1]), float(found[1][1])
+    return sums
+
+
+def metrics_url(system: LocalSystem, service: str) -> str:
+    """Where a service of the system answers /metrics."""
+    for row in json.loads(run_rnx("--json", "local", "status", "--dir", system.directory).stdout)["services"]:
+        if row["service"] == service:
+            return str(row["metrics"])
+    raise RuntimeError(f"rnx local status does not name the {service}")
+
+
+def phase_table(before: Sums, after: Sums) -> str:
+    """A Markdown table of the mean of each phase between two looks."""
+    lines = ["### phases of a start", "", "| phase | mean ms |", "|---|---:|"]
+    for phase in PHASES:
+        seconds, count = (now - then for now, then in zip(after[phase], before[phase], strict=True))
+        lines.append(f"| {phase} | {seconds / count * 1e3:.2f} |")
+    return "\n".join(lines)
 
 
 def rate(system: LocalSystem, clients: int, jobs: int) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from joblet.common import config as configuration
-from joblet.common import log
+from joblet.common import log, memory
 from joblet.common.config import Config
 from joblet.common.errors import ConfigError, JobletError
 from joblet.common.version import VERSION
@@ -57,7 +57,7 @@ def service(name: str, serve: Serve, arguments: Sequence[str] | None = None) -> 
     log.setup(name, config.logging)
     _leave_no_core()
     _bound_arenas()
-    return run(lambda stop: serve(config, stop))
+    return run(lambda stop: _serve(serve, config, stop))
 
 
 def _leave_no_core() -> None:
@@ -67,6 +67,14 @@ def _leave_no_core() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+
+
+async def _serve(serve: Serve, config: Config, stop: asyncio.Event) -> None:
+    trimming = asyncio.create_task(memory.keep_small(), name="give memory back")
+    try:
+        await serve(config, stop)
+    finally:
+        trimming.cancel()
 
 
 def _bound_arenas() -> None:

@@ -115,6 +115,10 @@ class ExitRecord:
 def read(state_dir: Path) -> ExitRecord | None:
     """The record of the job whose state directory this is; None when there is none (yet). Raises DamagedRecord."""
     try:
-        return ExitRecord.decode((state_dir / NAME).read_bytes())
+        descriptor = os.open(f"{state_dir}/{NAME}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    try:
+        return ExitRecord.decode(os.read(descriptor, SIZE + 1))
+    finally:
+        os.close(descriptor)

@@ -416,7 +416,7 @@ def _reap(outer: int) -> None:
 
 
 def _pid_of(pidfd: int) -> int:
-    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+    for line in procfs.read(f"/proc/self/fdinfo/{pidfd}").splitlines():
         name, _, value = line.partition(":")
         if name == "Pid" and int(value) > 0:
             return int(value)

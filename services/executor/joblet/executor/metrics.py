@@ -1,6 +1,7 @@
 """What the executor counts: jobs running now, launches with the time each phase took, and how jobs ended."""
 
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -9,31 +10,38 @@ RUNNING: Final = Gauge("joblet_jobs_running", "Jobs of this node that have not e
 STARTS: Final = Counter("joblet_job_starts_total", "Jobs accepted by this node.")
 REFUSALS: Final = Counter("joblet_job_refusals_total", "Jobs this node did not accept.", ["code"])
 OUTCOMES: Final = Counter("joblet_job_outcomes_total", "Jobs that ended, by state and reason.", ["state", "reason"])
+_BUCKETS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30)
 START_SECONDS: Final = Histogram(
-    "joblet_job_start_seconds",
-    "Time from the order to the running command, by phase.",
-    ["phase"],
-    buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30),
+    "joblet_job_start_seconds", "Time from the order to the running command, by phase.", ["phase"], buckets=_BUCKETS
+)
+STEP_SECONDS: Final = Histogram(
+    "joblet_job_start_step_seconds", "The same, by the steps of the phases.", ["phase", "step"], buckets=_BUCKETS
 )
 
-# admit: checks, user namespace; cgroup: limits written and read back; log: files from the logstore; journal: durable;
-# spawn: jobinit started; init: its namespaces; park: the command confined; attest: read back; exec: the command runs.
-PHASES: Final = ("admit", "cgroup", "log", "journal", "spawn", "init", "park", "attest", "exec")
-_OBSERVERS: Final = {phase: START_SECONDS.labels(phase) for phase in PHASES}
+# Of each phase its steps, in their order. executor: checks and user namespace, limits written and read back, files from
+# the logstore, durable; jobinit: started, its namespaces, the command confined; attest: read back; exec: it runs.
+PHASES: Final[Mapping[str, tuple[str, ...]]] = {
+    "executor": ("admit", "cgroup", "log", "journal"),
+    "jobinit": ("spawn", "init", "park"),
+    "attest": ("attest",),
+    "exec": ("exec",),
+}
+_STEPS: Final = {step: STEP_SECONDS.labels(phase, step) for phase, steps in PHASES.items() for step in steps}
+_PHASES: Final = {steps[-1]: START_SECONDS.labels(phase) for phase, steps in PHASES.items()}
 
 
 class Phases:
     """A stopwatch of one launch."""
 
     def __init__(self) -> None:
-        self._last = time.perf_counter()
+        self._step_began = self._phase_began = time.perf_counter()
 
-    def reached(self, phase: str) -> None:
-        """The end of `phase`; the next one begins."""
+    def reached(self, step: str) -> None:
+        """The end of `step`; the next one begins."""
         now = time.perf_counter()
-        _OBSERVERS[phase].observe(now - self._last)
-        self._last = now
-
-    def restart(self) -> None:
-        """Leaves out what happened since the last phase ended."""
-        self._last = time.perf_counter()
+        _STEPS[step].observe(now - self._step_began)
+        self._step_began = now
+        phase = _PHASES.get(step)
+        if phase is not None:
+            phase.observe(now - self._phase_began)
+            self._phase_began = now

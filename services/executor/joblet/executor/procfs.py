@@ -7,11 +7,13 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 NAMESPACES: Final = ("pid", "mnt", "ipc", "uts", "cgroup", "net", "user")
 _CHUNK_BYTES: Final = 65536
+_REMEMBERED: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +48,15 @@ class Process:
 def read_process(directory: int) -> Process:
     """The process whose /proc/PID is open as `directory`. Raises OSError (ESRCH, ENOENT) when it has ended."""
     return Process(
-        status=parse_status(_text(directory, "status")),
-        uid_map=" ".join(_text(directory, "uid_map").split()),
-        gid_map=" ".join(_text(directory, "gid_map").split()),
+        status=parse_status(read("status", directory)),
+        uid_map=" ".join(read("uid_map", directory).split()),
+        gid_map=" ".join(read("gid_map", directory).split()),
         namespaces=namespaces_of(directory),
-        mounts=parse_mounts(_text(directory, "mountinfo")),
-        cgroups=parse_cgroups(_text(directory, "cgroup")),
-        rlimits=parse_limits(_text(directory, "limits")),
-        oom_score_adj=_text(directory, "oom_score_adj").strip(),
-        personality=_text(directory, "personality").strip(),
+        mounts=parse_mounts(read("mountinfo", directory)),
+        cgroups=parse_cgroups(read("cgroup", directory)),
+        rlimits=parse_limits(read("limits", directory)),
+        oom_score_adj=read("oom_score_adj", directory).strip(),
+        personality=read("personality", directory).strip(),
         descriptors=_descriptors(directory),
         output=" ".join(sorted({_description(directory, f"fd/{number}") for number in (1, 2)})),
     )
@@ -62,7 +64,7 @@ def read_process(directory: int) -> Process:
 
 def read_status(pid: int) -> dict[str, str]:
     """/proc/PID/status of a process that the caller knows to be the one it means."""
-    return parse_status(Path(f"/proc/{pid}/status").read_text())
+    return parse_status(read(f"/proc/{pid}/status"))
 
 
 def namespaces_of(directory: int) -> dict[str, int]:
@@ -85,22 +87,23 @@ def parse_status(text: str) -> dict[str, str]:
 
 def parse_mounts(text: str) -> tuple[Mount, ...]:
     """mountinfo: id parent major:minor root mount-point options [tags ...] - filesystem source super-options."""
-    mounts = []
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        fields = before.split(" ")
-        filesystem, _, settings = after.split(" ")
-        propagates = any(tag.startswith(("shared:", "master:")) for tag in fields[6:])
-        mounts.append(
-            Mount(
-                _unescaped(fields[4]), frozenset(fields[5].split(",")), filesystem, fields[3],
-                frozenset(settings.split(",")), propagates,
-            )
-        )  # fmt: skip
-    return tuple(mounts)
+    return tuple(_mount(line.split(" ", 3)[3]) for line in text.splitlines())
 
 
-def parse_limits(text: str) -> dict[str, tuple[str, str]]:
+@lru_cache(maxsize=_REMEMBERED)
+def _mount(described: str) -> Mount:
+    """A line without its numbers, which nobody asks for: the rest is the same for job after job."""
+    before, _, after = described.partition(" - ")
+    root, path, options, *tags = before.split(" ")
+    filesystem, _, settings = after.split(" ")
+    propagates = any(tag.startswith(("shared:", "master:")) for tag in tags)
+    return Mount(
+        _unescaped(path), frozenset(options.split(",")), filesystem, root, frozenset(settings.split(",")), propagates
+    )
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def parse_limits(text: str) -> Mapping[str, tuple[str, str]]:
     """proc_pid_limits(5): a heading, then lines of fixed columns (name 26 wide, soft, hard, units)."""
     found = {}
     for line in text.splitlines()[1:]:
@@ -128,7 +131,7 @@ def parse_cgroups(text: str) -> dict[str, str]:
 def start_ticks(pid: int) -> int | None:
     """Field 22 of /proc/PID/stat (clock ticks since boot), None when there is no such process."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = read(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError):
         return None
     return int(text[text.rindex(")") + 2 :].split()[19])  # the name, in parentheses, may hold anything
@@ -143,7 +146,7 @@ def same_program(pid: int, other: int) -> bool:
 
 
 def boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return read("/proc/sys/kernel/random/boot_id").strip()
 
 
 def _descriptors(directory: int) -> frozenset[int]:
@@ -154,7 +157,8 @@ def _descriptors(directory: int) -> frozenset[int]:
         os.close(listed)
 
 
-def _text(directory: int, name: str) -> str:
+def read(name: str, directory: int | None = None) -> str:
+    """A whole file, relative to a directory if there is one. Not by pathlib, whose way costs more than the kernel's."""
     descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         parts = []

@@ -79,10 +79,11 @@ class Jobs:
 
     async def run(self, request: job_pb2.RunJobReq) -> job_pb2.GetJobStatusRes:
         """Answers when the job is durable. Raises what validation, the nodes, the limits or the node's refusal say."""
+        begun = time.perf_counter()
         submission = spec.prepare(request, self._config.joblet, time.time_ns())
         await self._uploads.check(submission.uploads)
         try:
-            job = await self._accept(submission)
+            job = await self._accept(submission, begun)
         except (job_queries.RequestTaken, Unavailable, NotFound, InvalidArgument) as error:
             known = await self._known(submission)
             if known is not None:
@@ -99,15 +100,16 @@ class Jobs:
             self._changes.announce_schedule()
         return await self._shown(job)
 
-    async def _accept(self, submission: Submission) -> Job:
-        """Makes the job durable, placed on a node when there is one with room."""
+    async def _accept(self, submission: Submission, begun: float) -> Job:
+        """Makes the job durable, placed on a node when there is one with room; `begun` is when the request came."""
         places = self._places(submission, await self._nodes_for(submission))
         job_id = new_job_id()
         sealed = self._vault.seal(job_id, submission.secrets)
-        begun = time.perf_counter()
         values = spec.new_job(submission, job_id, time.time_ns())
+        placed = time.perf_counter()
         job = await self._database.write(queue_queries.submit, values, submission.contents, sealed, places)
-        self._metrics.store_seconds.observe(time.perf_counter() - begun)
+        self._metrics.gateway_seconds.observe(placed - begun)
+        self._metrics.store_seconds.observe(time.perf_counter() - placed)
         _log.info("job accepted", jobId=job.id, status=job.state, nodeId=job.node_id, command=job.command)
         return job
 

@@ -13,8 +13,8 @@ _WAIT_BUCKETS = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 6 * 3600.0, 24 * 360
 
 
 class Metrics:
-    """`start_seconds` by phase: "store" (the row is durable), "node" (StartJob answered), "running" (from submission
-    until the command executes)."""
+    """`start_seconds` by phase: "gateway" (checked and placed), "store" (the row is durable), "node" (the order
+    answered, the executor's own phase among it), "running" (from submission until the command executes)."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.start_seconds = Histogram(
@@ -24,6 +24,7 @@ class Metrics:
             buckets=_BUCKETS,
             registry=registry,
         )
+        self.gateway_seconds = self.start_seconds.labels("gateway")
         self.store_seconds = self.start_seconds.labels("store")
         self.node_seconds = self.start_seconds.labels("node")
         self.running_seconds = self.start_seconds.labels("running")

@@ -421,7 +421,7 @@ def test_health_metrics_and_readiness(tmp_path: Path) -> None:
                 text = (await asyncio.to_thread(_get, f"{base}/metrics"))[1]
                 assert 'joblet_jobs{state="COMPLETED"} 1.0' in text
                 assert 'joblet_jobs{state="RUNNING"} 0.0' in text
-                for phase in ("store", "node", "running"):
+                for phase in ("gateway", "store", "node", "running"):
                     assert f'joblet_job_start_seconds_count{{phase="{phase}"}} 1.0' in text
                 it.gateway.nodes._links.clear()
                 assert await asyncio.to_thread(_get, f"{base}/readyz") == (503, "no node is registered\n")

@@ -18,7 +18,7 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -44,6 +44,9 @@ log = get_logger(__name__)
 class Answer:
     fields: dict[str, object]
     fds: tuple[int, ...] = ()
+
+    def packet(self) -> bytes:
+        return json.dumps(self.fields).encode()
 
 
 class Handout:
@@ -115,15 +118,15 @@ class Handout:
             except OSError as error:
                 if error.errno != errno.EMSGSIZE:
                     raise
-                answer = _failure(InvalidArgument(f"a request has at most {PACKET_SIZE} bytes and no descriptors"))
-            else:
-                if not packet.data:
-                    return
-                answer = await self._answer(packet.data)
-            with ExitStack() as given_away:
-                for fd in answer.fds:
-                    given_away.callback(os.close, fd)
-                await _send(peer, answer)
+                refusal = InvalidArgument(f"a request has at most {PACKET_SIZE} bytes and no descriptors")
+                await _send(peer, _failure(refusal))
+                continue
+            if not packet.data:
+                return
+            unsent = await asyncio.get_running_loop().run_in_executor(self._disk, self._serve, peer, packet.data)
+            if unsent is not None:
+                with _given_away(unsent):
+                    await _send(peer, unsent)
 
     def _admit(self, uid: int) -> None:
         if uid not in (0, os.geteuid()):
@@ -131,10 +134,22 @@ class Handout:
         if self._connections > CONNECTIONS:
             raise ResourceExhausted(f"more than {CONNECTIONS} connections to this socket")
 
-    async def _answer(self, packet: bytes) -> Answer:
+    def _serve(self, peer: socket.socket, packet: bytes) -> Answer | None:
+        """In the disk's thread, and the answer goes out from there: a launch waits for it. What could not be sent."""
+        answer = self._answer(packet)
+        with _given_away(answer) as descriptors:
+            try:
+                with contextlib.suppress(BrokenPipeError):
+                    unixsock.send(peer, answer.packet(), answer.fds)
+            except BlockingIOError:
+                descriptors.pop_all()
+                return answer
+        return None
+
+    def _answer(self, packet: bytes) -> Answer:
         try:
             operation, job_id = self._parse(packet)
-            return await asyncio.get_running_loop().run_in_executor(self._disk, operation, job_id)
+            return operation(job_id)
         except (JobletError, OSError) as error:
             return _failure(error)
 
@@ -166,6 +181,15 @@ class Handout:
         return Answer({"ok": True, "bytes": size.total_bytes, "ended": size.ended})
 
 
+@contextlib.contextmanager
+def _given_away(answer: Answer) -> Iterator[ExitStack]:
+    """Closes the answer's descriptors: the peer has its own by then."""
+    with ExitStack() as descriptors:
+        for fd in answer.fds:
+            descriptors.callback(os.close, fd)
+        yield descriptors
+
+
 def _failure(error: JobletError | OSError) -> Answer:
     log.warn("control request failed", error=error)
     return Answer({"ok": False, "error": str(error)})
@@ -173,12 +197,11 @@ def _failure(error: JobletError | OSError) -> Answer:
 
 async def _send(peer: socket.socket, answer: Answer) -> None:
     """One packet; a peer that is gone does not get it. Raises TimeoutError for one that does not read."""
-    data = json.dumps(answer.fields).encode()
     async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
         while True:
             try:
                 with contextlib.suppress(BrokenPipeError):
-                    unixsock.send(peer, data, answer.fds)
+                    unixsock.send(peer, answer.packet(), answer.fds)
                 return
             except BlockingIOError:
                 await _ready(peer, "writer")
