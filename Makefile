@@ -57,8 +57,8 @@ package: setup  ## dist/*.pex: one per service and one for rnx
 	@tools/pants package ::
 	@ls -l dist/*.pex
 
-BENCHMARKS := launch cli rpc footprint waiting logs
-bench: setup  ## benchmarks, each beside a peer; bench-NAME for one of launch, cli, rpc, footprint, waiting, logs
+BENCHMARKS := launch cli rpc footprint waiting logs neighbour
+bench: setup  ## benchmarks, each beside a peer; bench-NAME for one of them (BENCHMARKS in this file)
 	@for name in $(BENCHMARKS); do $(MAKE) "bench-$$name"; done
 
 # Local sandboxes to measure beside.

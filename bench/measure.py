@@ -23,7 +23,10 @@ class Series:
 
     @property
     def p95(self) -> float:
-        return sorted(self.seconds)[min(len(self.seconds) - 1, int(len(self.seconds) * 0.95))]
+        return self.percentile(95)
+
+    def percentile(self, percent: float) -> float:
+        return sorted(self.seconds)[min(len(self.seconds) - 1, int(len(self.seconds) * percent / 100))]
 
 
 def interleaved(

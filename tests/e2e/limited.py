@@ -6,6 +6,7 @@ the jobs' files live on, whatever the machine's own /usr is on.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -59,8 +60,15 @@ class Limited:
         request = job_pb2.RunJobReq(command=command, args=args, **({"network": "none"} | wanted))
         return self.stub.RunJob(request, timeout=CALL_SECONDS).job.uuid
 
+    def status(self, job_id: str) -> job_pb2.GetJobStatusRes:
+        return self.stub.GetJobStatus(job_pb2.GetJobStatusReq(uuid=job_id), timeout=CALL_SECONDS)
+
+    def wait(self, job_id: str) -> job_pb2.GetJobStatusRes:
+        """The job at its end."""
+        return self.stub.WaitJob(job_pb2.WaitJobReq(uuid=job_id), timeout=CALL_SECONDS).job
+
     def end(self, job_id: str) -> Ended:
-        job = self.stub.WaitJob(job_pb2.WaitJobReq(uuid=job_id), timeout=CALL_SECONDS).job
+        job = self.wait(job_id)
         chunks = self.stub.GetJobLogs(job_pb2.GetJobLogsReq(uuid=job_id), timeout=CALL_SECONDS)
         return Ended(job, b"".join(chunk.payload for chunk in chunks).decode())
 
@@ -94,7 +102,10 @@ def refused(limited: Limited, **wanted: Any) -> tuple[str, str]:
 
 def _bind_disk(directory: Path, stack: ExitStack) -> Path:
     directory.mkdir(parents=True)
-    (directory / "data").write_bytes(b"x" * DISK_FILE_BYTES)
+    with (directory / "data").open("wb") as data:
+        data.write(b"x" * DISK_FILE_BYTES)
+        data.flush()
+        os.fsync(data.fileno())  # or else the first to read past the page cache writes it, too
     place = stack.enter_context(TemporaryDirectory(prefix="jbtest-disk-", dir="/usr/local"))
     subprocess.run(["mount", "--bind", directory, place], check=True)
     stack.callback(subprocess.run, ["umount", place], check=True)

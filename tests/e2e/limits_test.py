@@ -29,7 +29,7 @@ while time.monotonic() < end:
 READ = """
 import mmap, os, sys, time
 path, size = sys.argv[1], int(sys.argv[2])
-buffer = mmap.mmap(-1, 1 << 16)
+buffer = mmap.mmap(-1, 1 << 18)
 file = os.open(path, os.O_RDONLY | os.O_DIRECT)
 begun, left, end = time.monotonic(), size, os.fstat(file).st_size
 while left > 0:

@@ -10,24 +10,18 @@ from typing import Any
 import leftovers
 import pytest
 import yaml
-from limited import LEASE_SECONDS, Ended, Limited, refused
+from limited import CALL_SECONDS, LEASE_SECONDS, Ended, Limited, refused
 from local_system import wait_for
 
 from joblet.api import job_pb2
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
-CALL_SECONDS = 60.0
-
-
-def status(limited: Limited, job_id: str) -> job_pb2.GetJobStatusRes:
-    return limited.stub.GetJobStatus(job_pb2.GetJobStatusReq(uuid=job_id), timeout=CALL_SECONDS)
-
 
 def running(limited: Limited, *argv: str) -> str:
     """A job that runs."""
     job_id = limited.start(*argv)
-    wait_for("RUNNING", lambda: status(limited, job_id).status == "RUNNING")
+    wait_for("RUNNING", lambda: limited.status(job_id).status == "RUNNING")
     return job_id
 
 
@@ -129,11 +123,11 @@ def test_node_lost_and_found(limited: Limited) -> None:
     executor = limited.system.pids()["executor"]
     os.kill(executor, signal.SIGSTOP)
     try:
-        wait_for("node lost", lambda: status(limited, job_id).reason, timeout_seconds=20 * LEASE_SECONDS)
-        lost = status(limited, job_id)
+        wait_for("node lost", lambda: limited.status(job_id).reason, timeout_seconds=20 * LEASE_SECONDS)
+        lost = limited.status(job_id)
         assert (lost.status, lost.exitCode, lost.reason) == ("FAILED", -1, "node-lost")
     finally:
         os.kill(executor, signal.SIGCONT)
-    wait_for("RUNNING", lambda: status(limited, job_id).status == "RUNNING", timeout_seconds=60)
+    wait_for("RUNNING", lambda: limited.status(job_id).status == "RUNNING", timeout_seconds=60)
     limited.stub.StopJob(job_pb2.StopJobReq(uuid=job_id), timeout=CALL_SECONDS)
     assert limited.end(job_id).how == ("STOPPED", -1, "stopped")

@@ -131,6 +131,8 @@ def detail(job: GetJobStatusRes) -> Iterator[str]:
         yield f"PeakMemory: {usage.peakMemoryBytes / MIB:.1f} MiB"
         yield f"IO: {usage.ioReadBytes} bytes read, {usage.ioWriteBytes} bytes written"
         yield f"OOMKills: {usage.oomKills}"
+        switches = usage.voluntaryContextSwitches, usage.involuntaryContextSwitches
+        yield f"ContextSwitches: {switches[0]} voluntary, {switches[1]} involuntary"
     for shared in job.notIsolated:
         yield f"NotIsolated: {printable(shared)}"
     if job.HasField("attestation"):

@@ -56,5 +56,6 @@ def test_detail_names_what_is_known() -> None:
         "CPUCores: all", "MaxProcesses: 7", "Timeout: 3600s", "WorkDir: /work", "RequestId: ", "Environment: A=1",
         "SecretEnvironment: KEY=***", "Upload: x (3 bytes, mode 0755)", "CPUTime: 0.250s user, 0.000s system",
         "WallTime: 1.500s", "PeakMemory: 3.0 MiB", "IO: 5 bytes read, 0 bytes written", "OOMKills: 0",
+        "ContextSwitches: 0 voluntary, 0 involuntary",
         "NotIsolated: the network of the host", "Attested: 2024-01-15T10:30:00Z", "  CapEff: 0",
     ]  # fmt: skip

@@ -763,7 +763,8 @@ class GetJobStatusRes(_message.Message):
     gpuMemoryMB: _builtins.int
     nodeId: _builtins.str
     reason: _builtins.str
-    """How it ended: exit, signal, oom, timeout, stopped, canceled, not-found, not-executable, isolation, node-restarted, ...
+    """How it ended: exit, signal, oom, oom-child, timeout, stopped, canceled, not-found, not-executable,
+    limit-not-applied, isolation, launch-failed, supervisor-killed, node-restarted, node-lost (docs/limits.md).
     Or what it waits for: memory, cpu, max-concurrent-jobs, node, queue, schedule.
     """
     message: _builtins.str

@@ -6,6 +6,7 @@
  * nothing is left. Then the exit record, then the rest of the output, then the END entry of the index. */
 #include "stages.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -25,7 +26,7 @@ struct supervision {
     int more;         /* zombies may be left over from the last turn */
     int killing;
     uint32_t cause; /* REASON_STOPPED or REASON_TIMEOUT when asked for before the command ended */
-    int64_t command_kb; /* the most memory the command had, and the children it waited for */
+    int64_t command_kb; /* the most memory the command had, or when measured by wait(2), children it waited for, too */
     int64_t timeout_at, grace_ns, forced_at, kill_again_at, retry_at; /* CLOCK_MONOTONIC; INT64_MAX: never */
     struct record record;
 };
@@ -65,7 +66,8 @@ static void command_ended(struct supervision *job, int status, const struct rusa
 {
     job->gone = 1;
     job->status = status;
-    job->command_kb = usage->ru_maxrss;
+    if (job->command_kb == 0)
+        job->command_kb = usage->ru_maxrss;
     job->timeout_at = INT64_MAX;
     job->record.end_ns = clock_ns(CLOCK_REALTIME);
     kill_all(job, now);
@@ -125,7 +127,51 @@ static void read_signals(struct supervision *job, int64_t now)
             stop(job, REASON_STOPPED, now);
 }
 
-/* v1 kills one process of the job; we make it the whole. */
+/* The number behind `name` at the beginning of a line; 0 when there is none. */
+static uint64_t number_in(const char *text, const char *name)
+{
+    const char *at = text;
+    uint64_t number = 0;
+    while (*at != 0 && !(text_begins(at, name) && (at == text || at[-1] == '\n')))
+        at++;
+    if (*at == 0)
+        return 0;
+    for (at += text_length(name); *at == ' ' || *at == '\t'; at++)
+        ;
+    for (; *at >= '0' && *at <= '9'; at++)
+        number = number * 10 + (uint64_t)(*at - '0');
+    return number;
+}
+
+/* memory.oom_control and memory.events have it alike. */
+static uint64_t read_oom_kills(void)
+{
+    char text[512];
+    long size = sys(SYS_pread64, FD_OOM_COUNTER, text, sizeof text - 1, 0);
+    if (size <= 0)
+        return 0; /* /dev/null, or a cgroup that is gone */
+    text[size] = 0;
+    return number_in(text, "oom_kill ");
+}
+
+/* The most memory a process alone ever had; 0 when it is ending. */
+static int64_t peak_kb(long pid)
+{
+    char path[32], text[2048];
+    const char *const end = path + sizeof path - 1;
+    char *at = text_append(path, end, "/proc/");
+    text_append(number_append(at, end, (uint64_t)pid), end, "/status");
+    long fd = sys(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    long size = sys(SYS_read, fd, text, sizeof text - 1);
+    need(STAGE_SUPERVISE, sys(SYS_close, fd), "close");
+    text[size > 0 ? size : 0] = 0;
+    return (int64_t)number_in(text, "VmHWM:");
+}
+
+/* v1 kills one process of the job; we make it the whole. The command may wait for that one before it is its turn, and
+ * then wait(2) would count the two as one, so it is measured now. */
 static void oom(struct supervision *job, int64_t now)
 {
     uint64_t count;
@@ -135,6 +181,7 @@ static void oom(struct supervision *job, int64_t now)
     if (job->gone)
         return;
     job->record.flags |= RECORD_OOM_EVENT;
+    job->command_kb = peak_kb(job->command);
     kill_all(job, now);
 }
 
@@ -180,26 +227,6 @@ static void turn(struct supervision *job, struct pollfd *fds)
     if (result > 0 && fds[1].revents != 0)
         job->retry_at = now;
     pump(job, now);
-}
-
-/* The number after "oom_kill " at the beginning of a line: memory.oom_control and memory.events have it alike. */
-static uint64_t read_oom_kills(void)
-{
-    static const char name[] = "oom_kill ";
-    char text[512];
-    uint64_t kills = 0;
-    long size = sys(SYS_pread64, FD_OOM_COUNTER, text, sizeof text - 1, 0);
-    if (size <= 0)
-        return 0; /* /dev/null, or a cgroup that is gone */
-    text[size] = 0;
-    const char *at = text;
-    while (*at != 0 && !(text_begins(at, name) && (at == text || at[-1] == '\n')))
-        at++;
-    if (*at == 0)
-        return 0;
-    for (at += sizeof name - 1; *at >= '0' && *at <= '9'; at++)
-        kills = kills * 10 + (uint64_t)(*at - '0');
-    return kills;
 }
 
 /* The kernel kills the largest process, and all of the job goes with it. Where a child was killed and the command ended

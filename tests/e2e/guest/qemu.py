@@ -17,7 +17,7 @@ BUILD = HERE.parents[2] / "build/guest"
 DEFAULT = (
     "services/executor/joblet/executor/cgroup/driver_root_test.py",
     "services/executor/joblet/executor/launch_root_test.py",
-    *("-k", "cores or attested_and_runs"),
+    *("-k", "core or attested_and_runs"),
 )
 """What needs the cpuset controller or a second CPU."""
 

@@ -65,6 +65,7 @@ def _isolation(config: Config, jobinit: Path, cgroups: CgroupDriver, stack: Exit
     syscalls.become_subreaper()
     ranges, users = _users(config, stack)
     devices = block_devices_of(_shown(bound_paths))
+    cgroups.count_io(devices)
     return Machine(jobinit, cgroups, devices, template, bound_paths, ranges, users)
 
 

@@ -108,6 +108,9 @@ class CgroupDriver(Protocol):
     def prepare(self) -> None:
         """Makes and checks the parent and enables what is needed; once, before anything else. Raises CgroupError."""
 
+    def count_io(self, devices: Sequence[Device]) -> None:
+        """Makes the kernel count what jobs read and write on these disks; once, after `prepare`. Raises CgroupError."""
+
     def create(self, job_id: str, limits: Limits, devices: Sequence[Device]) -> JobCgroup:
         """Makes the job's cgroups with `limits` written and read back; `devices` are what io_bytes_per_second is for.
 

@@ -101,7 +101,7 @@ def test_cpu_time_is_limited(driver: CgroupDriver, processes: ExitStack) -> None
     burn = "import time; end = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
     started = time.monotonic()
     output(job, processes, *PYTHON, burn)
-    assert 0.4 <= cpu_seconds(job) / (time.monotonic() - started) <= 0.6
+    assert cpu_seconds(job) / (time.monotonic() - started) <= 0.6
     job.remove()
 
 
@@ -163,7 +163,7 @@ def test_io_is_limited(driver: CgroupDriver, processes: ExitStack, tmp_path: Pat
     job = driver.create("io", Limits(io_bytes_per_second=rate), devices)
     data = tmp_path / "data"
     for direction in ([f"of={data}", "if=/dev/zero", "oflag=direct"], [f"if={data}", "of=/dev/null", "iflag=direct"]):
-        blocks = ("bs=64K", f"count={size // 65536}")
+        blocks = ("bs=256K", f"count={size // (256 << 10)}")
         report = output(job, processes, "sh", "-c", 'LC_ALL=C exec dd "$@" 2>&1', "sh", *direction, *blocks)
         seconds = float(report.split(" copied, ")[1].split(" s,")[0])
         assert 0.85 <= size / seconds / rate <= 1.15
@@ -183,12 +183,43 @@ BURN = """if True:
 """
 
 
+def test_delayed_writes_are_the_jobs_on_v2_only(driver: CgroupDriver, processes: ExitStack, tmp_path: Path) -> None:
+    rate, size = 2 * MIB, 4 * MIB
+    data = tmp_path / "data"
+    job = driver.create(
+        "delayed", Limits(memory_bytes=64 * MIB, io_bytes_per_second=rate), block_devices_of([tmp_path])
+    )
+    output(job, processes, "dd", "if=/dev/zero", f"of={data}", "bs=256K", f"count={size // (256 << 10)}", "status=none")
+    started = time.monotonic()
+    subprocess.run(["sync", data], check=True, timeout=DEADLINE_SECONDS)
+    seconds, written = time.monotonic() - started, job.usage().io_write_bytes
+    if driver.version == 1:
+        assert written < size
+    else:
+        assert seconds >= 0.7 * size / rate
+        assert written >= size
+    job.remove()
+
+
 def test_more_than_one_core_is_limited(driver: CgroupDriver, processes: ExitStack) -> None:
     job = driver.create("cores-150", Limits(cpu_percent=150), ())
     started = time.monotonic()
     output(job, processes, *PYTHON, BURN, "3", "2")
     assert cpu_seconds(job) / (time.monotonic() - started) <= 1.6
     job.remove()
+
+
+def test_counting_limits_nothing(driver: CgroupDriver, tmp_path: Path, parent: str) -> None:
+    driver.count_io(block_devices_of([tmp_path]))
+    for directory in directories_named(parent):
+        for limits in Path(directory).glob("blkio.throttle.*_bps_device"):
+            assert limits.read_text() == ""
+
+
+def test_a_disk_that_cannot_be_counted_is_told(driver: CgroupDriver) -> None:
+    if driver.version == 1:
+        with pytest.raises(CgroupError, match="cgroup setup failed: no such device"):
+            driver.count_io([(4095, 77)])
 
 
 def test_cores_are_limited_or_refused(driver: CgroupDriver, processes: ExitStack) -> None:

@@ -29,6 +29,7 @@ JOINED = ("memory", "cpu", "cpuacct", "pids", "blkio")
 """The controllers of every job: for its limits, and for its usage where there is no limit."""
 CPU_PERIOD_US = 100_000
 _CPU_PERCENT_US = CPU_PERIOD_US // 100
+_UNLIMITED_RATE = 1 << 62
 _UNLIMITED_MEMORY_BYTES = 1 << 62
 """Above every real limit: v1 shows "no limit" as the largest whole number of pages."""
 
@@ -62,6 +63,17 @@ class V1Driver:
                 _inherit_cpuset(self._parents["cpuset"], self._depth)
         except OSError as error:
             raise CgroupError.refused(error, action) from error
+
+    def count_io(self, devices: Sequence[Device]) -> None:
+        """Since Linux 6.10 blk-throttle, which counts on v1, sleeps on a disk until it has got its first limit there
+        (blk_throtl_activated in block/blk-throttle.h). The parent gets one that is none, and loses it again."""
+        path = f"{self._parents['blkio']}/blkio.throttle.read_bps_device"
+        try:
+            for device in devices:
+                for rate in (_UNLIMITED_RATE, 0):
+                    files.write(path, f"{device[0]}:{device[1]} {rate}")
+        except OSError as error:
+            raise CgroupError.refused(error, f"writing to {path}") from error
 
     def create(self, job_id: str, limits: Limits, devices: Sequence[Device]) -> "V1Job":
         return job.created(job_id, lambda: self._create(job_id, limits, devices), self.prepare)

@@ -62,6 +62,9 @@ class V2Driver:
         except OSError as error:
             raise CgroupError.refused(error, f"preparing {self._parent} ({error.filename})") from error
 
+    def count_io(self, devices: Sequence[Device]) -> None:
+        """v2 always counts (io.stat)."""
+
     def create(self, job_id: str, limits: Limits, devices: Sequence[Device]) -> "V2Job":
         return job.created(job_id, lambda: self._create(job_id, limits, devices), self.prepare)
 
