@@ -10,8 +10,10 @@ import os
 import random
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 MIB = 1 << 20
 DISK_MIB = 64
+READERS = 3
 OUTPUT_MIB = int(os.environ.get("JOBLET_FULL_DISK_MIB", "160"))
 # Begins when somebody reads: what nobody has asked for yet is nobody's to wait for.
 PROGRAM = f"""
@@ -64,30 +67,44 @@ def following(system: LocalSystem, job_id: str) -> Iterator[subprocess.Popen[byt
         process.communicate()
 
 
-def receive(reader: subprocess.Popen[bytes], gate: socket.socket) -> str:
-    """The digest of all that the reader gets, of a job that is let go when the first of it has come."""
+def first_byte(reader: subprocess.Popen[bytes]) -> bytes:
     assert reader.stdout is not None
-    digest = hashlib.sha256(reader.stdout.read(1))
-    go, _ = gate.accept()
-    with go:
-        go.send(b"x")
+    return reader.stdout.read(1)
+
+
+def rest(reader: subprocess.Popen[bytes], begun: bytes, progress: threading.Event) -> str:
+    """The digest of all that the reader gets; `progress` is set when that is more than the disk holds."""
+    assert reader.stdout is not None
+    digest, size = hashlib.sha256(begun), 0
     while data := reader.stdout.read(MIB):
         digest.update(data)
+        size += len(data)
+        if size > DISK_MIB * MIB:
+            progress.set()
     assert reader.wait(60) == 0
     return digest.hexdigest()
 
 
 def test_a_gigabyte_through_a_disk_of_64_mib(own_joblet: LocalSystem, tmp_path: Path) -> None:
+    """Three readers, and the logstore is killed in the middle."""
     retention = {"maxJobSizeMb": 16, "minFreeMb": 0, "readerHold": "60s"}
-    with small_disk(tmp_path / "disk") as disk:
+    with ExitStack() as stack:
+        disk = stack.enter_context(small_disk(tmp_path / "disk"))
         set_logstore(own_joblet, directory=str(disk), retention=retention)
-        with socket.create_server(("127.0.0.1", 0)) as gate:
-            job_id = own_joblet.run("python3", "-c", PROGRAM, str(gate.getsockname()[1]))
-            with following(own_joblet, job_id) as reader:
-                received = receive(reader, gate)
-        assert received == expected()
+        gate = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        job_id = own_joblet.run("python3", "-c", PROGRAM, str(gate.getsockname()[1]))
+        readers = [stack.enter_context(following(own_joblet, job_id)) for _ in range(READERS)]
+        threads = stack.enter_context(ThreadPoolExecutor(READERS))
+        begun = [first_byte(reader) for reader in readers]
+        go, _ = gate.accept()
+        with go:
+            go.send(b"x")
+        progress = threading.Event()
+        digests = [threads.submit(rest, reader, byte, progress) for reader, byte in zip(readers, begun, strict=True)]
+        assert progress.wait(60)
+        own_joblet.kill("logstore")
+        assert {digest.result() for digest in digests} == {expected()}
         assert own_joblet.status(job_id)["Status"] == "COMPLETED"
-        assert logstore_metrics(own_joblet)["joblet_log_removed_bytes_total"] > (OUTPUT_MIB - DISK_MIB) * MIB
 
 
 def test_a_full_disk_stops_the_job_and_room_lets_it_go_on(own_joblet: LocalSystem, tmp_path: Path) -> None:

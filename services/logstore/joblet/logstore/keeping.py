@@ -26,7 +26,7 @@ from joblet.logstore import metrics
 from joblet.logstore.archive import Archive
 from joblet.logstore.diskroom import DiskRoom
 from joblet.logstore.layout import LogDirectory, LogState
-from joblet.logstore.readers import Readers
+from joblet.logstore.readers import RETURN_SECONDS, Readers
 from joblet.logstore.retention import Limits, Reason, front, removals
 from joblet.logstore.sealed import seal
 
@@ -66,6 +66,7 @@ class Keeper:
         self._surveyed = False  # what there was at the start is known
         self._room = DiskRoom()
         self._remove_again = 0.0  # monotonic seconds
+        self._readers_back = time.monotonic() + min(self._hold_seconds, RETURN_SECONDS)
 
     def opened(self, job_id: str) -> None:
         """Somebody was given the log's files to write to."""
@@ -167,8 +168,9 @@ class Keeper:
 
     async def _remove_fronts(self) -> None:
         for job_id, (target, since) in list(self._due.items()):
+            now = time.monotonic()
             held = self._readers.any_before(job_id, target)
-            if held and time.monotonic() - since < self._hold_seconds:
+            if now < self._readers_back or (held and now - since < self._hold_seconds):
                 continue
             del self._due[job_id]
             await self._remove_front(job_id, target, lost=held)

@@ -150,7 +150,7 @@ def test_damage_is_told_with_its_place_and_what_is_before_it_is_read(tmp_path: P
 
 def test_the_front_of_a_running_jobs_log_goes_and_readers_are_told(tmp_path: Path) -> None:
     content = random.Random(3).randbytes(8 * MIB)
-    with logstore(tmp_path, retention={"maxJobSizeMb": 1}) as process:
+    with logstore(tmp_path, retention={"maxJobSizeMb": 1, "readerHold": "0s"}) as process:
         output = process.directory / "logs" / JOB / "output"
         with process.log_files(JOB) as log, writer(log) as init:
             assert init.stdin is not None
@@ -175,7 +175,7 @@ def test_the_front_of_a_running_jobs_log_goes_and_readers_are_told(tmp_path: Pat
 
 def test_a_log_that_is_over_its_size_when_it_ends_loses_its_front_before_it_is_sealed(tmp_path: Path) -> None:
     content = random.Random(8).randbytes(3 * MIB)
-    with logstore(tmp_path, retention={"maxJobSizeMb": 1}, **AT_ONCE) as process:
+    with logstore(tmp_path, retention={"maxJobSizeMb": 1, "readerHold": "0s"}, **AT_ONCE) as process:
         write(process, content)
         eventually(lambda: files(process) == {"sealed", "index"})
         assert asyncio.run(chunks(process))[0].offset == 2 * MIB
@@ -184,7 +184,7 @@ def test_a_log_that_is_over_its_size_when_it_ends_loses_its_front_before_it_is_s
 
 def test_a_sealed_log_without_its_front_says_so_too(tmp_path: Path) -> None:
     content = random.Random(4).randbytes(4 * MIB)
-    with logstore(tmp_path, retention={"maxJobSizeMb": 1}, **AT_ONCE) as process:
+    with logstore(tmp_path, retention={"maxJobSizeMb": 1, "readerHold": "0s"}, **AT_ONCE) as process:
         output = process.directory / "logs" / JOB / "output"
         with process.log_files(JOB) as log, writer(log) as init:
             assert init.stdin is not None
@@ -358,7 +358,7 @@ def test_killed_at_any_moment_while_it_seals_and_copies(tmp_path: Path) -> None:
 
 def test_killed_at_any_moment_while_it_removes_fronts(tmp_path: Path) -> None:
     content = random.Random(7).randbytes(int(os.environ.get("JOBLET_KILLED_MIB", "16")) * MIB)
-    with logstore(tmp_path, retention={"maxJobSizeMb": 1}) as process:
+    with logstore(tmp_path, retention={"maxJobSizeMb": 1, "readerHold": "0s"}) as process:
         with process.log_files(JOB) as log, writer(log) as init:
             assert init.stdin is not None
             written = 0

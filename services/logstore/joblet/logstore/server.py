@@ -20,7 +20,7 @@ from joblet.logstore.hole import require_holes
 from joblet.logstore.inotify import Inotify
 from joblet.logstore.keeping import Keeper
 from joblet.logstore.layout import LogDirectory
-from joblet.logstore.readers import Readers
+from joblet.logstore.readers import RETURN_SECONDS, Readers
 from joblet.logstore.reading import LogStore
 
 SERVICE = DESCRIPTOR.services_by_name["LogStoreService"]
@@ -45,7 +45,7 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
         archive_threads = stack.enter_context(ThreadPoolExecutor(ARCHIVE_THREADS, thread_name_prefix="archive"))
         if own.retention.max_job_size_mb:
             require_holes(own.directory)
-        readers = Readers()
+        readers = Readers(min(own.retention.reader_hold_seconds, RETURN_SECONDS))
         keeper = stack.enter_context(closing(Keeper(logs, readers, disk, own, archive)))
         handout = stack.enter_context(closing(Handout(own.socket, logs, disk, keeper.opened)))
         for job_id in logs.sweep():
