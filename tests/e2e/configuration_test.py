@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 import yaml
-from local_system import CLEAN_ENVIRONMENT, REPOSITORY, RNX, SERVICES, LocalSystem, local_system
+from local_system import CLEAN_ENVIRONMENT, REPOSITORY, RNX, SERVICES, LocalSystem, local_system, wait_for
 from vitals import channel
 
 from joblet.api import job_pb2, job_pb2_grpc
@@ -33,7 +33,8 @@ CHOSEN = {
         "maxProcesses": 77,
         "defaultNetwork": "none",
     },
-    "grpc": {"maxRecvMsgSize": 300_000, "maxSendMsgSize": 300_000, "keepAliveTime": "5s"},
+    "executor": {"tmpSizeMb": 32, "workSizeMb": 48, "stopGrace": "10s"},
+    "grpc": {"maxRecvMsgSize": 300_000, "maxSendMsgSize": 600_000, "keepAliveTime": "5s"},
 }
 
 
@@ -78,6 +79,20 @@ def test_max_concurrent_jobs(configured: LocalSystem) -> None:
         configured.rnx("stop", line.split()[0])
 
 
+def test_sizes_of_directories(configured: LocalSystem) -> None:
+    """executor.tmpSizeMb, executor.workSizeMb."""
+    tell = "import os; print([os.statvfs(d).f_blocks * os.statvfs(d).f_frsize >> 20 for d in ('/tmp', '/work')])"
+    assert configured.rnx("run", "--follow", "python3", "-c", tell).stdout == b"[32, 48]\n"
+
+
+def test_stop_grace(configured: LocalSystem) -> None:
+    """executor.stopGrace: with the default of 100 ms this job would not live to say goodbye."""
+    job_id = configured.run("sh", "-c", "trap 'sleep 0.5; echo goodbye; exit 5' TERM; echo ready; sleep 600 & wait")
+    wait_for("ready", lambda: configured.rnx("log", "--no-follow", job_id).stdout)
+    configured.output("stop", job_id)
+    assert configured.log(job_id) == b"ready\ngoodbye\n"
+
+
 def test_message_sizes(configured: LocalSystem) -> None:
     """maxRecvMsgSize bounds what a request may hold, maxSendMsgSize a page of the list."""
     with calls(configured) as stub:
@@ -89,7 +104,7 @@ def test_message_sizes(configured: LocalSystem) -> None:
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         page = stub.ListJobs(job_pb2.EmptyRequest(), timeout=30)
         assert page.nextPageToken
-        assert page.ByteSize() < 300_000
+        assert page.ByteSize() < 600_000
 
 
 WRONG = """
