@@ -12,8 +12,8 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from joblet.api.job_pb2 import GetJobStatusRes, Job, JobAttempt
-from joblet.common.units import MIB
+from joblet.api.job_pb2 import FileUpload, GetJobStatusRes, Job, JobAttempt
+from joblet.common.units import MIB, NS_PER_SECOND
 
 _HOST_NETWORK = "host"
 _NETWORK_NOTES = {_HOST_NETWORK: "host (shared with system)", "none": "none (loopback only)"}
@@ -124,6 +124,8 @@ def detail(job: GetJobStatusRes) -> Iterator[str]:
         yield f"SecretEnvironment: {printable(name)}={printable(value)}"
     for upload in job.uploads:
         yield f"Upload: {printable(upload.path)} ({upload.size} bytes, mode {upload.mode:04o})"
+    for pattern in job.outputs:
+        yield f"Output: {printable(pattern)}"
     if job.HasField("usage"):
         usage = job.usage
         yield f"CPUTime: {usage.cpuUserSeconds:.3f}s user, {usage.cpuSystemSeconds:.3f}s system"
@@ -149,6 +151,14 @@ def _attempt(attempt: JobAttempt) -> str:
         parts.append(f"Reason: {printable(attempt.reason)}")
     times = f"{attempt.startTime or '-'} to {attempt.endTime or '-'}"
     return " ".join([*parts, times, f"NodeId: {printable(attempt.nodeId)}"])
+
+
+def kept_file(file: FileUpload) -> str:
+    """As ls -l shows it, without owner."""
+    kind = "d" if file.isDirectory else "l" if file.linkTarget else "-"
+    target = f" -> {printable(file.linkTarget)}" if file.linkTarget else ""
+    time = Timestamp(seconds=file.mtimeNs // NS_PER_SECOND).ToJsonString()
+    return f"{kind}{file.mode:04o} {file.size:>12} {time} {printable(file.path)}{target}"
 
 
 def network(name: str) -> str:

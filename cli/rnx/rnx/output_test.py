@@ -38,6 +38,7 @@ def test_every_kind_of_field_as_json() -> None:
     assert shown["gpuIndices"] == [3]
     assert shown["uploads"][0] == {
         "path": "x", "content": "/w==", "mode": 420, "size": 0, "isDirectory": False, "digest": "", "linkTarget": "",
+        "mtimeNs": 0,
     }  # fmt: skip
     assert shown["attestation"] == {"time": "2024-01-15T10:30:00Z", "facts": {"CapEff": "0"}}
     assert shown["usage"] is None

@@ -32,6 +32,7 @@ class RunFlags:
     timeout: int | None  # seconds
     files: tuple[Path, ...]
     directories: tuple[Path, ...]
+    outputs: tuple[str, ...]  # patterns
     request_id: str | None
     priority: int | None
     schedule: str | None  # an instant, RFC 3339
@@ -49,6 +50,7 @@ def build(flags: RunFlags, command: str, arguments: tuple[str, ...]) -> "RunJobR
     labels = params.labels(flags.labels)
     request_id = flags.request_id or new_job_id()
     texts = [command, *arguments, *environment, *environment.values(), *secrets, *labels, *labels.values()]
+    texts += flags.outputs
     texts += [text for text in (flags.network, flags.name, flags.workdir, request_id) if text]
     for text in texts:
         params.checked_text("an argument", text)
@@ -72,6 +74,7 @@ def build(flags: RunFlags, command: str, arguments: tuple[str, ...]) -> "RunJobR
         requestId=request_id,
         priority=flags.priority or 0,
         schedule=flags.schedule or "",
+        outputs=flags.outputs,
     )
     _add_retries(request, flags)
     if request.ByteSize() > params.MAX_REQUEST_BYTES - params.UPLOADS_BYTES:

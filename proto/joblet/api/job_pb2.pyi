@@ -564,6 +564,7 @@ class FileUpload(_message.Message):
     ISDIRECTORY_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     LINKTARGET_FIELD_NUMBER: _builtins.int
+    MTIMENS_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """relative to /work; "..", absolute paths and NUL are refused"""
     content: _builtins.bytes
@@ -577,6 +578,8 @@ class FileUpload(_message.Message):
     """"sha256:<hex>" of content sent with Upload before; of a directory: of a tree (docs/files.md)"""
     linkTarget: _builtins.str
     """a symbolic link: relative, and stays below /work"""
+    mtimeNs: _builtins.int
+    """of outputs: last change, since the epoch"""
     def __init__(
         self,
         *,
@@ -587,10 +590,11 @@ class FileUpload(_message.Message):
         isDirectory: _builtins.bool = ...,
         digest: _builtins.str = ...,
         linkTarget: _builtins.str = ...,
+        mtimeNs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "isDirectory", b"isDirectory", "linkTarget", b"linkTarget", "mode", b"mode", "path", b"path", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "isDirectory", b"isDirectory", "linkTarget", b"linkTarget", "mode", b"mode", "mtimeNs", b"mtimeNs", "path", b"path", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -736,6 +740,7 @@ class GetJobStatusRes(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     MAXPROCESSES_FIELD_NUMBER: _builtins.int
     NOTISOLATED_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
     QUEUEPOSITION_FIELD_NUMBER: _builtins.int
     QUEUELENGTH_FIELD_NUMBER: _builtins.int
@@ -808,6 +813,10 @@ class GetJobStatusRes(_message.Message):
         """what this job shares with its node, in words"""
 
     @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """patterns of what is kept of /work after the end"""
+
+    @_builtins.property
     def attestation(self) -> Global___Attestation:
         """what was read back from outside before the command ran"""
 
@@ -856,6 +865,7 @@ class GetJobStatusRes(_message.Message):
         priority: _builtins.int = ...,
         maxProcesses: _builtins.int = ...,
         notIsolated: _abc.Iterable[_builtins.str] | None = ...,
+        outputs: _abc.Iterable[_builtins.str] | None = ...,
         attestation: Global___Attestation | None = ...,
         queuePosition: _builtins.int = ...,
         queueLength: _builtins.int = ...,
@@ -866,7 +876,7 @@ class GetJobStatusRes(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "retry", b"retry", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attempt", b"attempt", "attempts", b"attempts", "attestation", b"attestation", "command", b"command", "cpuCores", b"cpuCores", "dependencies", b"dependencies", "endTime", b"endTime", "environment", b"environment", "exitCode", b"exitCode", "gpuCount", b"gpuCount", "gpuIndices", b"gpuIndices", "gpuMemoryMB", b"gpuMemoryMB", "labels", b"labels", "maxCPU", b"maxCPU", "maxIOBPS", b"maxIOBPS", "maxMemory", b"maxMemory", "maxProcesses", b"maxProcesses", "message", b"message", "name", b"name", "network", b"network", "nodeId", b"nodeId", "notIsolated", b"notIsolated", "priority", b"priority", "queueLength", b"queueLength", "queuePosition", b"queuePosition", "reason", b"reason", "remainingSeconds", b"remainingSeconds", "requestId", b"requestId", "retry", b"retry", "runtime", b"runtime", "scheduledTime", b"scheduledTime", "secret_environment", b"secret_environment", "signal", b"signal", "startTime", b"startTime", "status", b"status", "timeoutSeconds", b"timeoutSeconds", "uploads", b"uploads", "usage", b"usage", "uuid", b"uuid", "volumes", b"volumes", "workDir", b"workDir", "workflowUuid", b"workflowUuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attempt", b"attempt", "attempts", b"attempts", "attestation", b"attestation", "command", b"command", "cpuCores", b"cpuCores", "dependencies", b"dependencies", "endTime", b"endTime", "environment", b"environment", "exitCode", b"exitCode", "gpuCount", b"gpuCount", "gpuIndices", b"gpuIndices", "gpuMemoryMB", b"gpuMemoryMB", "labels", b"labels", "maxCPU", b"maxCPU", "maxIOBPS", b"maxIOBPS", "maxMemory", b"maxMemory", "maxProcesses", b"maxProcesses", "message", b"message", "name", b"name", "network", b"network", "nodeId", b"nodeId", "notIsolated", b"notIsolated", "outputs", b"outputs", "priority", b"priority", "queueLength", b"queueLength", "queuePosition", b"queuePosition", "reason", b"reason", "remainingSeconds", b"remainingSeconds", "requestId", b"requestId", "retry", b"retry", "runtime", b"runtime", "scheduledTime", b"scheduledTime", "secret_environment", b"secret_environment", "signal", b"signal", "startTime", b"startTime", "status", b"status", "timeoutSeconds", b"timeoutSeconds", "uploads", b"uploads", "usage", b"usage", "uuid", b"uuid", "volumes", b"volumes", "workDir", b"workDir", "workflowUuid", b"workflowUuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1330,6 +1340,7 @@ class GetJobOutputReq(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     path: _builtins.str
+    """a file, or a directory with everything in it; empty for all outputs"""
     def __init__(
         self,
         *,
@@ -1346,16 +1357,30 @@ Global___GetJobOutputReq: _TypeAlias = GetJobOutputReq  # noqa: Y015
 
 @_typing.final
 class OutputChunk(_message.Message):
+    """A chunk with a path begins the next file, directory or link; those without one go on with its content."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAYLOAD_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    ISDIRECTORY_FIELD_NUMBER: _builtins.int
+    LINKTARGET_FIELD_NUMBER: _builtins.int
+    MTIMENS_FIELD_NUMBER: _builtins.int
+    RAWPATH_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
     path: _builtins.str
+    """relative to /work; what is not UTF-8 in it is escaped"""
     mode: _builtins.int
+    """permission bits"""
     size: _builtins.int
+    """bytes of content in this chunk and the following ones"""
+    isDirectory: _builtins.bool
+    linkTarget: _builtins.bytes
+    mtimeNs: _builtins.int
+    rawPath: _builtins.bytes
+    """the path's bytes, when they are not UTF-8"""
     def __init__(
         self,
         *,
@@ -1363,10 +1388,14 @@ class OutputChunk(_message.Message):
         path: _builtins.str = ...,
         mode: _builtins.int = ...,
         size: _builtins.int = ...,
+        isDirectory: _builtins.bool = ...,
+        linkTarget: _builtins.bytes = ...,
+        mtimeNs: _builtins.int = ...,
+        rawPath: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "path", b"path", "payload", b"payload", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["isDirectory", b"isDirectory", "linkTarget", b"linkTarget", "mode", b"mode", "mtimeNs", b"mtimeNs", "path", b"path", "payload", b"payload", "rawPath", b"rawPath", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1377,15 +1406,18 @@ class ListJobOutputsReq(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     UUID_FIELD_NUMBER: _builtins.int
+    PAGETOKEN_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
+    pageToken: _builtins.str
     def __init__(
         self,
         *,
         uuid: _builtins.str = ...,
+        pageToken: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pageToken", b"pageToken", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1396,16 +1428,20 @@ class ListJobOutputsRes(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FILES_FIELD_NUMBER: _builtins.int
+    NEXTPAGETOKEN_FIELD_NUMBER: _builtins.int
+    nextPageToken: _builtins.str
+    """empty on the last page"""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileUpload]: ...
     def __init__(
         self,
         *,
         files: _abc.Iterable[Global___FileUpload] | None = ...,
+        nextPageToken: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "nextPageToken", b"nextPageToken"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -61,6 +61,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             strstr(upload.path, "/../") != NULL)
             found();
     }
+    for (uint32_t i = 0; i < spec.header.outputs; i++) {
+        inside(spec.outputs[i], data, size);
+        at += sizeof(uint32_t) + strlen(spec.outputs[i]) + 1;
+    }
     if (at != data + size)
         found();
     return 0;

@@ -117,12 +117,12 @@ static void close_all(uint32_t first, uint32_t last)
 }
 
 /* The last close of the control socket comes when nothing can fail any more but supervision itself. */
-static void give_up_privileges(void)
+static void give_up_privileges(const struct spec_header *spec_header)
 {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     const struct __user_cap_data_struct only_kill[2] = {{1U << CAP_KILL, 1U << CAP_KILL, 0}};
     close_all(FD_SPEC, FD_SPEC);
-    close_all(FD_TEMPLATE, FD_USERNS);
+    close_all(FD_TEMPLATE, spec_header->outputs ? FD_TEMPLATE : FD_USERNS); /* for collect.c to enter */
     close_all(FD_UPLOADS, FD_UPLOADS);
     close_all(FD_NETNS, FD_PIPE_READ - 1);
     close_all(FD_LAUNCH_WRITE, FD_LAUNCH_WRITE);
@@ -156,6 +156,6 @@ _Noreturn void init(struct spec *spec)
     long pid = fork_command(header);
     if (pid == 0)
         command(spec);
-    give_up_privileges();
+    give_up_privileges(header);
     supervise(spec, pid);
 }

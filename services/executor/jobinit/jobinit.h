@@ -86,8 +86,8 @@ enum {
 enum { EXIT_LAUNCH = 125, EXIT_NOT_EXECUTABLE = 126, EXIT_NOT_FOUND = 127 };
 
 /* ---- The spec: this header, then strings (u32 length, bytes, NUL): hostname, workdir, argv..., env..., then uploads
- * (u32 mode, u32 kind, u64 size, string path). No padding anywhere after the header. ---- */
-enum { SPEC_MAGIC = 0x5053424a /* "JBSP" */, SPEC_VERSION = 2, SPEC_MAX_BYTES = 8 << 20, SPEC_MAX_STRINGS = 65536 };
+ * (u32 mode, u32 kind, u64 size, string path), then outputs. No padding anywhere after the header. ---- */
+enum { SPEC_MAGIC = 0x5053424a /* "JBSP" */, SPEC_VERSION = 2, SPEC_MAX_BYTES = 8 << 20, SPEC_MAX_STRINGS = 65536, SPEC_MAX_OUTPUTS = 64 };
 enum {
     LAUNCH_NEW_NETWORK = 1,        /* own network namespace with lo up */
     LAUNCH_LANDLOCK = 2,           /* scope abstract sockets and signals; fail when the kernel cannot */
@@ -114,13 +114,18 @@ struct spec_header {
     uint32_t argc, envc, uploads;
     uint32_t log_rate;           /* output in bytes per second; 0: no limit */
     uint32_t contents;           /* uploads with a descriptor of their own */
+    uint32_t outputs;            /* patterns of what is kept of /work */
+    uint64_t output_bytes, output_ms; /* at most that much of it, and for that long */
+    uint32_t output_files;
     uint32_t reserved;
 };
-_Static_assert(sizeof(struct spec_header) == 128, "protocol");
+_Static_assert(sizeof(struct spec_header) == 152, "protocol");
 
 /* ---- A tree: TREE_MAGIC, then entries: this header, path, NUL, `size` bytes of content. The kinds up to LEAVE are
  * those of uploads. joblet/common/tree.py says more. ---- */
 #define TREE_MAGIC "JBTREE1\n"
+
+enum { TREE_END = 9 };
 
 struct __attribute__((packed)) tree_entry {
     uint32_t mode, kind;

@@ -69,6 +69,8 @@ static int status_for(uint32_t stage, long error)
 _Noreturn void fail(uint32_t stage, long error, const char *detail)
 {
     struct msg message;
+    if (role == ROLE_COLLECTOR)
+        leave(EXIT_LAUNCH); /* init sees it, and the executor says that outputs are not complete */
     message_make(&message, MSG_ERROR, stage, error, detail);
     if (role == ROLE_COMMAND)
         sys(SYS_write, FD_LAUNCH_WRITE, &message, sizeof message); /* init turns it into the record */

@@ -9,6 +9,7 @@ struct cursor {
     size_t left;
 };
 
+static char *outputs[SPEC_MAX_OUTPUTS + 1];
 static char *pointers[SPEC_MAX_STRINGS + 2]; /* argv, NULL, environment, NULL */
 
 static const void *take(struct cursor *cursor, size_t size)
@@ -126,6 +127,8 @@ static const char *check_numbers(const struct spec_header *h)
         return "spec: number of open files is out of range";
     if (h->argc == 0 || h->argc > SPEC_MAX_STRINGS || h->envc > SPEC_MAX_STRINGS - h->argc)
         return "spec: no command, or too many arguments";
+    if (h->outputs > SPEC_MAX_OUTPUTS || h->output_bytes > most || h->output_ms > UINT64_C(1) << 40)
+        return "spec: too many outputs";
     return NULL;
 }
 
@@ -180,6 +183,9 @@ const char *spec_parse(const void *data, size_t size, struct spec *spec)
         return "spec: command is empty";
     spec->uploads = cursor.at;
     problem = check_uploads(&cursor, &spec->header);
+    spec->outputs = outputs;
+    if (problem == NULL && !take_texts(&cursor, outputs, spec->header.outputs))
+        problem = "spec: an output is cut short or contains NUL";
     if (problem == NULL && cursor.left != 0)
         problem = "spec: bytes after the end";
     return problem;

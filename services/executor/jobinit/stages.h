@@ -9,6 +9,7 @@ struct spec {
     struct spec_header header;
     const char *hostname, *workdir;
     char **argv, **envp;
+    char **outputs;
     const unsigned char *uploads; /* checked; read by spec_upload */
 };
 
@@ -25,7 +26,7 @@ int safe_path(const char *path); /* relative, and no component is empty, "." or 
 void spec_load(struct spec *spec);                                                 /* from FD_SPEC, or fails */
 
 /* msg.c: every failure of a launch goes through fail. */
-enum role { ROLE_INIT, ROLE_COMMAND };
+enum role { ROLE_INIT, ROLE_COMMAND, ROLE_COLLECTOR };
 extern enum role role;
 void message_make(struct msg *message, uint32_t type, uint32_t stage, long error, const char *detail);
 long message_send(const struct msg *message, int pass_fd);
@@ -51,6 +52,10 @@ void seccomp_load(uint32_t profile);
 
 /* supervise.c: from the fork of the command to the end of init. */
 _Noreturn void supervise(const struct spec *spec, long command_pid);
+
+/* collect.c: after the end. glob.c */
+void collect_outputs(const struct spec *spec);
+int glob_matches(const char *pattern, const char *path);
 
 /* pump.c: pipe -> log file and its index. */
 void pump_limit(uint32_t bytes_per_second); /* 0: none */

@@ -297,5 +297,7 @@ _Noreturn void supervise(const struct spec *spec, long command_pid)
      * start the job again, and then this is its log. */
     if (job.record.flags & RECORD_STARTED)
         pump_finish(); /* the output is worth having even without the record */
+    if (header->outputs > 0 && job.record.flags & RECORD_STARTED)
+        collect_outputs(spec);
     leave(result < 0 ? EXIT_LAUNCH : 0);
 }

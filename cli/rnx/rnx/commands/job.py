@@ -12,6 +12,7 @@ VERBS = {
     "cancel": Entry("rnx.commands.cancel", "cancel", "Take a waiting job out of the queue or the schedule"),
     "delete": Entry("rnx.commands.delete", "delete", "Delete jobs that have ended, with everything of them"),
     "delete-all": Entry("rnx.commands.delete", "delete_all", "Delete every job that has ended"),
+    "get": Entry("rnx.commands.get", "get", "Fetch what was kept of a job's /work"),
 }
 
 job = Noun("job", entries=VERBS, help="Run jobs and look after them. Every verb works without the word job, too.")

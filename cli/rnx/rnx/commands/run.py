@@ -93,6 +93,13 @@ With --wait or --follow, rnx exits as the job did; see rnx job wait --help.""",
     help='Directory to put into /work with everything in it, as /work/DIR; the contents of "." go there themselves',
 )
 @click.option(
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="GLOB",
+    help='What of /work is kept after the end, for rnx job get: "*.log", "results/**", a directory; repeat',
+)
+@click.option(
     "--request-id",
     metavar="TEXT",
     help="Name this request: a repetition with the same name gives the same job (default: a new UUID)",

@@ -109,6 +109,11 @@ class ExecutorConfig:
     work_size_mb: int = schema.integer(1024, minimum=1)  # MiB of /work, counted in the job's memory
     # Bytes of output per second that each job may write, the job waits; 0: no limit.
     log_rate_limit: int = schema.integer(0, maximum=2**32 - 1)
+    output_max_mb: int = schema.integer(4096, minimum=1)  # MiB kept of one job's /work
+    output_max_files: int = schema.integer(100_000, minimum=1)  # and files, directories, links of it
+    output_timeout_seconds: float = schema.duration(120.0, minimum=1.0)  # to copy them at a job's end
+    output_total_mb: int = schema.integer(16_384, minimum=1)  # MiB kept of all jobs; the oldest go first
+    output_age_seconds: float = schema.duration(7 * 24 * 3600.0, minimum=1.0)  # older ones are removed
     content_total_mb: int = schema.integer(16_384, minimum=1)  # MiB of uploads kept for jobs about to start
     content_age_seconds: float = schema.duration(600.0, minimum=60.0)  # one that no job has got for longer is removed
     labels: Mapping[str, str] = schema.labels()

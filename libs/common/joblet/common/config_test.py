@@ -89,6 +89,11 @@ def test_the_printed_file_holds_the_defaults(tmp_path: Path) -> None:
         ("executor.logRateLimit", 1_000_000, "log_rate_limit", 1_000_000),
         ("executor.tmpSizeMb", 1, "tmp_size_mb", 1),
         ("executor.workSizeMb", 2, "work_size_mb", 2),
+        ("executor.outputMaxMb", 7, "output_max_mb", 7),
+        ("executor.outputMaxFiles", 7, "output_max_files", 7),
+        ("executor.outputTimeout", "7s", "output_timeout_seconds", 7.0),
+        ("executor.outputTotalMb", 7, "output_total_mb", 7),
+        ("executor.outputAge", "7h", "output_age_seconds", 7 * 3600.0),
         ("executor.contentTotalMb", 7, "content_total_mb", 7),
         ("executor.contentAge", "5m", "content_age_seconds", 300.0),
         ("executor.labels", {"zone": "a"}, "labels", {"zone": "a"}),
@@ -169,7 +174,8 @@ workflows: {}
         'gateway.database: expected a database URL, sqlite:///FILE or postgresql://..., got "mysql://x"',
         "executor.maxProcesses: unknown key (allowed: listen, metricsListen, tls, gateways, advertise, logstoreAddress,"
         " runtimeAddress, stateDir, logstoreSocket, jobinit, cgroupParent, uidRangeStart, uidRangeSize, stopGrace,"
-        " tmpSizeMb, workSizeMb, logRateLimit, contentTotalMb, contentAge, labels)",
+        " tmpSizeMb, workSizeMb, logRateLimit, outputMaxMb, outputMaxFiles, outputTimeout, outputTotalMb,"
+        " outputAge, contentTotalMb, contentAge, labels)",
         'executor.gateways: expected a list of one or more, each an address "host:port" such as "0.0.0.0:50051" or'
         ' "[::]:50051", got []',
         'executor.cgroupParent: expected the name of one cgroup, without slashes, got "../x"',

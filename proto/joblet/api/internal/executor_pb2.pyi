@@ -83,6 +83,7 @@ class JobSpec(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SHOWN_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     command: _builtins.str
     cpu_percent: _builtins.int
@@ -116,6 +117,10 @@ class JobSpec(_message.Message):
     def secret_environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def uploads(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.FileUpload]: ...
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """patterns of what is kept of /work"""
+
     def __init__(
         self,
         *,
@@ -137,10 +142,11 @@ class JobSpec(_message.Message):
         request_id: _builtins.str = ...,
         shown_id: _builtins.str = ...,
         attempt: _builtins.int = ...,
+        outputs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attempt", b"attempt", "command", b"command", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "environment", b"environment", "io_bytes_per_second", b"io_bytes_per_second", "job_id", b"job_id", "max_processes", b"max_processes", "memory_bytes", b"memory_bytes", "network", b"network", "profile", b"profile", "request_id", b"request_id", "secret_environment", b"secret_environment", "shown_id", b"shown_id", "timeout_seconds", b"timeout_seconds", "uploads", b"uploads", "work_dir", b"work_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attempt", b"attempt", "command", b"command", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "environment", b"environment", "io_bytes_per_second", b"io_bytes_per_second", "job_id", b"job_id", "max_processes", b"max_processes", "memory_bytes", b"memory_bytes", "network", b"network", "outputs", b"outputs", "profile", b"profile", "request_id", b"request_id", "secret_environment", b"secret_environment", "shown_id", b"shown_id", "timeout_seconds", b"timeout_seconds", "uploads", b"uploads", "work_dir", b"work_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -553,7 +559,7 @@ class ForgetJobRequest(_message.Message):
     ERASE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     erase: _builtins.bool
-    """deleted by their owner: nothing of them may stay on disk"""
+    """deleted by their owner: nothing of them may stay on disk, kept outputs neither"""
     @_builtins.property
     def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(

@@ -65,6 +65,16 @@ class ExecutorServiceStub:
                 request_serializer=joblet_dot_api_dot_job__pb2.UploadChunk.SerializeToString,
                 response_deserializer=joblet_dot_api_dot_job__pb2.UploadRes.FromString,
                 _registered_method=True)
+        self.ReadOutputs = channel.unary_stream(
+                '/joblet.internal.ExecutorService/ReadOutputs',
+                request_serializer=joblet_dot_api_dot_job__pb2.GetJobOutputReq.SerializeToString,
+                response_deserializer=joblet_dot_api_dot_job__pb2.OutputChunk.FromString,
+                _registered_method=True)
+        self.ListOutputs = channel.unary_unary(
+                '/joblet.internal.ExecutorService/ListOutputs',
+                request_serializer=joblet_dot_api_dot_job__pb2.ListJobOutputsReq.SerializeToString,
+                response_deserializer=joblet_dot_api_dot_job__pb2.ListJobOutputsRes.FromString,
+                _registered_method=True)
 
 
 class ExecutorServiceServicer:
@@ -118,6 +128,19 @@ class ExecutorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadOutputs(self, request, context):
+        """What was kept of a job's /work; `uuid` is the whole id. NOT_FOUND when nothing is kept (any more).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOutputs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExecutorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -150,6 +173,16 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
                     servicer.PutContent,
                     request_deserializer=joblet_dot_api_dot_job__pb2.UploadChunk.FromString,
                     response_serializer=joblet_dot_api_dot_job__pb2.UploadRes.SerializeToString,
+            ),
+            'ReadOutputs': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadOutputs,
+                    request_deserializer=joblet_dot_api_dot_job__pb2.GetJobOutputReq.FromString,
+                    response_serializer=joblet_dot_api_dot_job__pb2.OutputChunk.SerializeToString,
+            ),
+            'ListOutputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOutputs,
+                    request_deserializer=joblet_dot_api_dot_job__pb2.ListJobOutputsReq.FromString,
+                    response_serializer=joblet_dot_api_dot_job__pb2.ListJobOutputsRes.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -314,6 +347,60 @@ class ExecutorService:
             '/joblet.internal.ExecutorService/PutContent',
             joblet_dot_api_dot_job__pb2.UploadChunk.SerializeToString,
             joblet_dot_api_dot_job__pb2.UploadRes.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadOutputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/joblet.internal.ExecutorService/ReadOutputs',
+            joblet_dot_api_dot_job__pb2.GetJobOutputReq.SerializeToString,
+            joblet_dot_api_dot_job__pb2.OutputChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOutputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/joblet.internal.ExecutorService/ListOutputs',
+            joblet_dot_api_dot_job__pb2.ListJobOutputsReq.SerializeToString,
+            joblet_dot_api_dot_job__pb2.ListJobOutputsRes.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,9 @@ class ExecutorServiceStub:
     """
     PutContent: _grpc.StreamUnaryMultiCallable[_job_pb2.UploadChunk, _job_pb2.UploadRes]
     """Stores one content that uploads of a job to come name by digest; as JobService.Upload does."""
+    ReadOutputs: _grpc.UnaryStreamMultiCallable[_job_pb2.GetJobOutputReq, _job_pb2.OutputChunk]
+    """What was kept of a job's /work; `uuid` is the whole id. NOT_FOUND when nothing is kept (any more)."""
+    ListOutputs: _grpc.UnaryUnaryMultiCallable[_job_pb2.ListJobOutputsReq, _job_pb2.ListJobOutputsRes]
 
 @_typing.type_check_only
 class ExecutorServiceAsyncStub(ExecutorServiceStub):
@@ -80,6 +83,9 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     """
     PutContent: _aio.StreamUnaryMultiCallable[_job_pb2.UploadChunk, _job_pb2.UploadRes]  # type: ignore[assignment]
     """Stores one content that uploads of a job to come name by digest; as JobService.Upload does."""
+    ReadOutputs: _aio.UnaryStreamMultiCallable[_job_pb2.GetJobOutputReq, _job_pb2.OutputChunk]  # type: ignore[assignment]
+    """What was kept of a job's /work; `uuid` is the whole id. NOT_FOUND when nothing is kept (any more)."""
+    ListOutputs: _aio.UnaryUnaryMultiCallable[_job_pb2.ListJobOutputsReq, _job_pb2.ListJobOutputsRes]  # type: ignore[assignment]
 
 class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -139,5 +145,20 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.UploadRes, _abc.Awaitable[_job_pb2.UploadRes]]:
         """Stores one content that uploads of a job to come name by digest; as JobService.Upload does."""
+
+    @_abc_1.abstractmethod
+    def ReadOutputs(
+        self,
+        request: _job_pb2.GetJobOutputReq,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_job_pb2.OutputChunk], _abc.AsyncIterator[_job_pb2.OutputChunk]]:
+        """What was kept of a job's /work; `uuid` is the whole id. NOT_FOUND when nothing is kept (any more)."""
+
+    @_abc_1.abstractmethod
+    def ListOutputs(
+        self,
+        request: _job_pb2.ListJobOutputsReq,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.ListJobOutputsRes, _abc.Awaitable[_job_pb2.ListJobOutputsRes]]: ...
 
 def add_ExecutorServiceServicer_to_server(servicer: ExecutorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -179,6 +179,8 @@ class Executor:
         # First of all: the directory marks what follows as this executor's (`adopt` clears up by it after a crash).
         state = site.states.make(order.job_id)
         holdings.callback(site.states.remove, order.job_id)
+        if order.outputs:
+            site.outputs.expect(site.states.path(order.job_id))
         descriptors.callback(os.close, state)
         opening = descriptors.enter_context(closing(site.logs.opening(order.job_id)))
         cgroup = site.cgroups.create(order.job_id, order.limits, site.devices)

@@ -29,7 +29,8 @@ from joblet.executor.job import Order, Outcome
 from joblet.executor.journal import Journal
 from joblet.executor.logs import LogStore
 from joblet.executor.machine import Machine
-from joblet.executor.server import Prepared, site_of
+from joblet.executor.outputs import Outputs
+from joblet.executor.server import Prepared, output_limits, site_of
 from joblet.executor.site import Site
 from joblet.executor.testing import LIMITS, ROOMY, order
 from joblet.executor.testing_node import TIMEOUT_SECONDS, NodeProcesses, runs, wait_until
@@ -56,8 +57,9 @@ class Bench:
                 ThreadPoolExecutor(1) as cleaner,
             ):
                 contents = Contents(self.config.executor.state_dir / "contents", ROOMY)
+                outputs = Outputs(self.config.executor.state_dir / "outputs", output_limits(self.config))
                 feed = Feed(self.prepared.journal)
-                site = site_of(self.config, self.prepared, self.machine, feed, logs, cleaner, contents)
+                site = site_of(self.config, self.prepared, self.machine, feed, logs, cleaner, contents, outputs)
                 executor = Executor(replace(site, **changes), machine.capacity(self.config), tasks)  # type: ignore[arg-type]
                 try:
                     yield executor

@@ -1,5 +1,6 @@
 """ExecutorService: who may call it, and each call as one step into `executor`."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from joblet.executor.conversation import Conversation
 from joblet.executor.executor import Executor, NoExecutor
 from joblet.executor.feed import Feed
 from joblet.executor.journal import Journal
+from joblet.executor.outputs import Outputs
 
 if TYPE_CHECKING:  # generic in the type stubs only
     import grpc
@@ -30,6 +32,8 @@ ACCESS: AccessTable = {
     f"/{SERVICE.full_name}/Follow": Access("follow", _GATEWAY),
     f"/{SERVICE.full_name}/ForgetJob": Access("forget_job", _GATEWAY),
     f"/{SERVICE.full_name}/PutContent": Access("put_content", _GATEWAY),
+    f"/{SERVICE.full_name}/ReadOutputs": Access("read_outputs", _GATEWAY),
+    f"/{SERVICE.full_name}/ListOutputs": Access("list_outputs", _GATEWAY),
 }
 
 
@@ -42,12 +46,14 @@ class JobsOfNode(ExecutorServiceServicer):
         journal: Journal,
         feed: Feed,
         contents: Contents,
+        outputs: Outputs,
         default_max_processes: int,
     ) -> None:
         self._executor = executor
         self._journal = journal
         self._feed = feed
         self._contents = contents
+        self._outputs = outputs
         self._default_max_processes = default_max_processes
 
     async def StartJob(
@@ -80,6 +86,8 @@ class JobsOfNode(ExecutorServiceServicer):
         kept = self._journal.forget_ended(request.job_ids)
         if request.erase:
             self._journal.erase()
+            for job_id in set(request.job_ids) - set(kept):
+                self._outputs.remove(job_id)
         return executor_pb2.ForgetJobResponse(kept=kept)
 
     async def PutContent(
@@ -89,3 +97,12 @@ class JobsOfNode(ExecutorServiceServicer):
             self._contents.remove(old)
         digest, size = await self._contents.receive(request_iterator)
         return job_pb2.UploadRes(digest=digest, size=size)
+
+    async def ReadOutputs(
+        self, request: job_pb2.GetJobOutputReq, context: "Context"
+    ) -> AsyncIterator[job_pb2.OutputChunk]:
+        async for chunk in self._outputs.read(request.uuid, request.path):
+            yield chunk
+
+    async def ListOutputs(self, request: job_pb2.ListJobOutputsReq, context: "Context") -> job_pb2.ListJobOutputsRes:
+        return await asyncio.to_thread(self._outputs.page, request.uuid, request.pageToken)

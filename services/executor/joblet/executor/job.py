@@ -51,6 +51,7 @@ class Order:
     request_id: str
     shown_id: str  # what its users know it by
     attempt: int  # from 1; 0 for a job that is not retried
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

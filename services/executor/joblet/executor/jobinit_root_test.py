@@ -141,7 +141,7 @@ def damaged_specs() -> dict[str, bytes]:
     def with_number(offset: int, number: int) -> bytes:
         return data[:offset] + struct.pack("<I", number) + data[offset + 4 :]
 
-    cuts = {f"cut at {n}": data[:n] for n in (0, 1, 60, 127, 128, 140, 200, len(data) - 1)}
+    cuts = {f"cut at {n}": data[:n] for n in (0, 1, 60, 151, 152, 160, 220, len(data) - 1)}
     return cuts | {
         "magic": with_number(0, 1),
         "version": with_number(4, 1),
@@ -156,7 +156,9 @@ def damaged_specs() -> dict[str, bytes]:
         "too many uploads": with_number(112, 1 << 30),
         "contents without descriptors": with_number(120, 0),
         "too many contents": with_number(120, 28),
-        "string length": with_number(128, 1 << 31),
+        "too many outputs": with_number(124, 65),
+        "an output too many": with_number(124, 3),
+        "string length": with_number(152, 1 << 31),
         "noise": bytes(range(256)) * 4,
         "tail": data[:8] + struct.pack("<I", len(data) + 1) + data[12:] + b"x",
         "upload above": data.replace(b"src/main.py\0", b"../main.pyy\0"),

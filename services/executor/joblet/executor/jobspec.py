@@ -30,12 +30,13 @@ from joblet.common.errors import Internal, InvalidArgument
 MAX_SPEC_BYTES = 8 << 20
 MAX_STRINGS = 65536
 MAX_CGROUP_FDS = 32
+MAX_OUTPUTS = 64
 MAX_HOSTNAME_BYTES = 64
 """HOST_NAME_MAX, sethostname(2)."""
 
 _MAGIC = int.from_bytes(b"JBSP", "little")
 _VERSION = 2
-_HEADER = struct.Struct("<12I7Q6I")
+_HEADER = struct.Struct("<12I7Q6I2Q2I")
 _UPLOAD = struct.Struct("<IIQ")
 _LENGTH = struct.Struct("<I")
 
@@ -218,6 +219,11 @@ class LaunchSpec:
     log_rate: int = 0
     """Bytes of output per second, at most; 0: no limit."""
     uploads: Sequence[Upload] = ()
+    outputs: Sequence[str] = ()
+    """Patterns of what is kept of /work after the end (`jobinit/glob.c`), and how much and how long at most."""
+    output_bytes: int = 0
+    output_ms: int = 0
+    output_files: int = 0
 
     @property
     def contents(self) -> int:
@@ -235,6 +241,8 @@ class LaunchSpec:
             body += _string(text)
         for upload in uploads:
             body += _UPLOAD.pack(upload.mode, upload.kind, upload.size) + _string(upload.path)
+        for pattern in self.outputs:
+            body += _string(pattern)
         size = _HEADER.size + len(body)
         if size > MAX_SPEC_BYTES or len(argv) + len(env) > MAX_STRINGS:
             raise InvalidArgument("command, arguments, environment and uploads are too large", field="args")
@@ -249,7 +257,7 @@ class LaunchSpec:
                 self.timeout_ms, self.grace_ms,
                 self.tmp_bytes, self.work_bytes, self.shm_bytes, self.tmpfs_inodes, self.nofile,
                 argc, envc, uploads, self.log_rate,
-                self.contents, 0,
+                self.contents, len(self.outputs), self.output_bytes, self.output_ms, self.output_files, 0,
             )  # fmt: skip
         except struct.error as error:
             raise InvalidArgument(f"a number of the launch spec is out of range: {error}") from error
@@ -265,6 +273,8 @@ class LaunchSpec:
             raise InvalidArgument("names of environment variables must not be empty or contain =", field="env")
         if self.init_fds + self.payload_fds + self.contents > MAX_CGROUP_FDS:
             raise InvalidArgument(f"more than {MAX_CGROUP_FDS} descriptors of cgroups and contents", field="init_fds")
+        if len(self.outputs) > MAX_OUTPUTS:
+            raise InvalidArgument(f"more than {MAX_OUTPUTS} outputs", field="outputs")
         for field in ("tmp_bytes", "work_bytes", "shm_bytes", "tmpfs_inodes"):
             if getattr(self, field) <= 0:
                 raise InvalidArgument(f"{field} must be positive (0 means unlimited to tmpfs(5))", field=field)

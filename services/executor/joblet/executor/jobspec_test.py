@@ -44,6 +44,10 @@ SPEC = LaunchSpec(
     shm_bytes=16 << 20,
     tmpfs_inodes=4096,
     nofile=1024,
+    outputs=["*.log", "results/**"],
+    output_bytes=1 << 30,
+    output_ms=60_000,
+    output_files=1000,
     uploads=[
         Upload("src/main.py", 0o644, 12),
         Upload("empty", 0o700, kind=UploadKind.DIRECTORY),
@@ -159,6 +163,7 @@ def test_flags_descriptors_and_limits_are_those_of_the_c_header() -> None:
     assert descriptors["PIPE_READ"] >= Fd.CGROUP + jobspec.MAX_CGROUP_FDS, "places overlap"
     spec = constants("SPEC")
     assert (spec["MAX_BYTES"], spec["MAX_STRINGS"]) == (jobspec.MAX_SPEC_BYTES, jobspec.MAX_STRINGS)
+    assert spec["MAX_OUTPUTS"] == jobspec.MAX_OUTPUTS
     record = constants("RECORD")
     assert {flag.name: record[flag.name or ""] for flag in exitrecord.RecordFlag} == {
         flag.name: flag.value for flag in exitrecord.RecordFlag

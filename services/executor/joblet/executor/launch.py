@@ -57,6 +57,17 @@ _MOST_FILES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
+class OutputLimits:
+    """What may be kept of one job's /work, how long that may take, and what is kept of all jobs together."""
+
+    one_bytes: int
+    files: int
+    seconds: float
+    total_bytes: int
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """What every launch on this node has in common; descriptors stay open as long as the executor."""
 
@@ -73,6 +84,7 @@ class Node:
     grace_seconds: float
     log_rate: int  # bytes of output per second that each job may write; 0: no limit
     contents: Contents
+    outputs: "OutputLimits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +266,10 @@ def launch_spec(order: Order, resources: Resources, node: Node) -> LaunchSpec:
         tmpfs_inodes=_TMPFS_INODES,
         nofile=_most_files(),
         log_rate=node.log_rate,
+        outputs=order.outputs,
+        output_bytes=node.outputs.one_bytes,
+        output_ms=round(node.outputs.seconds * 1000),
+        output_files=node.outputs.files,
         uploads=[jobspec.Upload(upload.path, upload.mode, upload.size, upload.kind) for upload in order.uploads],
     )
 

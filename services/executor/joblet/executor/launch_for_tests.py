@@ -17,7 +17,7 @@ from joblet.executor.attest import attest
 from joblet.executor.descriptors import reserve_low_descriptors
 from joblet.executor.exitrecord import ExitRecord
 from joblet.executor.job import Order
-from joblet.executor.launch import Node, Resources
+from joblet.executor.launch import Node, OutputLimits, Resources
 from joblet.executor.logs import LogFiles
 from joblet.executor.machine import Machine
 from joblet.executor.testing import ROOMY
@@ -110,6 +110,7 @@ def prepared_ground(directory: Path) -> Iterator[Ground]:
             host_namespaces=procfs.own_namespaces(), null=null, boot_id=procfs.boot_id(),
             cgroup_version=prepared.cgroups.version, landlock_abi=syscalls.landlock_abi(), tmp_bytes=16 << 20,
             work_bytes=16 << 20, grace_seconds=0.1, log_rate=0, contents=Contents(directory / "contents", ROOMY),
+            outputs=OutputLimits(1 << 30, 1000, 10, 1 << 30, 3600),
         )  # fmt: skip
         yield Ground(directory, prepared, node)
     assert Path("/proc/self/mountinfo").read_text() == before

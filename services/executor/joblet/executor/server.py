@@ -26,13 +26,15 @@ from joblet.executor.executor import Executor, NoExecutor
 from joblet.executor.feed import Feed
 from joblet.executor.handlers import ACCESS, SERVICE, JobsOfNode
 from joblet.executor.journal import Journal
-from joblet.executor.launch import Node
+from joblet.executor.launch import Node, OutputLimits
 from joblet.executor.logs import LogStore
 from joblet.executor.machine import Machine
+from joblet.executor.outputs import Outputs
 from joblet.executor.registry import beat
 from joblet.executor.site import Site
 from joblet.executor.statedirs import StateDirectories
 
+SWEEP_SECONDS: Final = 60.0
 GRACE_SECONDS: Final = 0.5  # event streams have no end of their own; their readers go on after the last number
 
 _log = log.get_logger(__name__)
@@ -56,23 +58,40 @@ async def run(config: Config, prepared: Prepared, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
             feed = Feed(prepared.journal)
             contents = _contents(config)
-            executor = _executor(config, prepared, feed, contents, tasks, stack)
+            outputs = Outputs(own.state_dir / "outputs", output_limits(config))
+            executor = _executor(config, prepared, feed, contents, outputs, tasks, stack)
             rpc = RpcServer("executor", own.listen, own.tls, config.grpc, ACCESS, internal=True)
-            servicer = JobsOfNode(executor, prepared.journal, feed, contents, config.joblet.max_processes)
+            servicer = JobsOfNode(executor, prepared.journal, feed, contents, outputs, config.joblet.max_processes)
             rpc.add(SERVICE, add_ExecutorServiceServicer_to_server, servicer)
             port = await rpc.start()
             ready = await _tell_readiness(rpc, prepared.machine)
             gc.freeze()  # what is there now stays; collections that look at it again would stall launches
             request = heartbeat(config, port)
-            beats = [tasks.create_task(beat(gateway, config, request)) for gateway in own.gateways]
+            background = [tasks.create_task(_sweep(outputs))]
+            background += [tasks.create_task(beat(gateway, config, request)) for gateway in own.gateways]
             _log.info("listening", address=f"{own.listen.rpartition(':')[0]}:{port}", metricsPort=probes.port)
             await stop.wait()
             ready = "stopping"
-            for task in beats:
+            for task in background:
                 task.cancel()
             await executor.close()
             await rpc.stop(GRACE_SECONDS)
     _log.info("stopped")
+
+
+async def _sweep(outputs: Outputs) -> None:
+    """Until cancelled."""
+    while True:
+        await asyncio.to_thread(outputs.sweep)
+        await asyncio.sleep(SWEEP_SECONDS)
+
+
+def output_limits(config: Config) -> OutputLimits:
+    own = config.executor
+    return OutputLimits(
+        own.output_max_mb * MIB, own.output_max_files, own.output_timeout_seconds, own.output_total_mb * MIB,
+        own.output_age_seconds,
+    )  # fmt: skip
 
 
 def _contents(config: Config) -> Contents:
@@ -83,13 +102,19 @@ def _contents(config: Config) -> Contents:
 
 
 def _executor(
-    config: Config, prepared: Prepared, feed: Feed, contents: Contents, tasks: asyncio.TaskGroup, stack: ExitStack
+    config: Config,
+    prepared: Prepared,
+    feed: Feed,
+    contents: Contents,
+    outputs: Outputs,
+    tasks: asyncio.TaskGroup,
+    stack: ExitStack,
 ) -> Executor | NoExecutor:
     if isinstance(prepared.machine, JobletError):
         return NoExecutor(prepared.journal, prepared.machine)
     logs = stack.enter_context(closing(LogStore(config.executor.logstore_socket)))
     cleaner = stack.enter_context(ThreadPoolExecutor(1, "cleaner"))
-    site = site_of(config, prepared, prepared.machine, feed, logs, cleaner, contents)
+    site = site_of(config, prepared, prepared.machine, feed, logs, cleaner, contents, outputs)
     executor = Executor(site, machines.capacity(config), tasks)
     adopt_jobs(executor, tasks)
     return executor
@@ -103,6 +128,7 @@ def site_of(
     logs: LogStore,
     cleaner: ThreadPoolExecutor,
     contents: Contents,
+    outputs: Outputs,
 ) -> Site:
     own = config.executor
     node = Node(
@@ -119,10 +145,11 @@ def site_of(
         grace_seconds=own.stop_grace_seconds,
         log_rate=own.log_rate_limit,
         contents=contents,
+        outputs=output_limits(config),
     )
     return Site(
         prepared.journal, feed, machine.cgroups, machine.devices, machine.users, logs, node,
-        StateDirectories(own.state_dir), config.joblet.cleanup_timeout_seconds, cleaner,
+        StateDirectories(own.state_dir), config.joblet.cleanup_timeout_seconds, cleaner, outputs,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from joblet.executor.feed import Feed
 from joblet.executor.journal import Journal
 from joblet.executor.launch import Node
 from joblet.executor.logs import LogStore
+from joblet.executor.outputs import Outputs
 from joblet.executor.statedirs import StateDirectories
 from joblet.executor.userns import UserNamespacePool
 
@@ -28,6 +29,7 @@ class Site:
     states: StateDirectories
     cleanup_seconds: float
     cleaner: ThreadPoolExecutor
+    outputs: Outputs
 
 
 @dataclass(frozen=True, slots=True)

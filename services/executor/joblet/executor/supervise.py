@@ -96,6 +96,7 @@ class Supervisor:
         if first and not self.launching:
             self._signal(signal.SIGTERM)
         limit_seconds = self._site.node.grace_seconds + self._site.cleanup_seconds
+        limit_seconds += self._site.outputs.seconds(self._site.states.path(self.job_id))
         try:
             async with asyncio.timeout(limit_seconds):
                 return await asyncio.shield(self.ended)
@@ -217,6 +218,8 @@ class Supervisor:
                 cgroup=usage, output_bytes=output_bytes or 0,
             )
         )  # fmt: skip
+        if record is None or record.started:
+            outcome = await self._with_outputs(outcome)
         event = await self._durable(lambda: self._tell_end(outcome, untold is not None))
         OUTCOMES.labels(outcome.state, outcome.reason).inc()
         _log.info(
@@ -227,6 +230,18 @@ class Supervisor:
         while output_bytes is None:
             await asyncio.sleep(_LOGSTORE_RETRY_SECONDS)
             output_bytes = await self._close_log(record)
+
+    async def _with_outputs(self, outcome: Outcome) -> Outcome:
+        """What init has kept of /work goes where it is found; the outcome says what is missing."""
+        outputs, state_dir = self._site.outputs, self._site.states.path(self.job_id)
+        if not outputs.expected(state_dir):
+            return outcome
+        try:
+            missing = await asyncio.to_thread(outputs.take, self.job_id, state_dir)
+        except OSError as error:
+            _log.error("outputs cannot be kept", jobId=self.job_id, error=error)
+            missing = f"outputs are lost: {error.strerror}"
+        return replace(outcome, message="; ".join(text for text in (outcome.message, missing) if text))
 
     def _started_untold(self, record: ExitRecord | None) -> Started | None:
         """What STARTED has to say when the command ran and that has not been told."""

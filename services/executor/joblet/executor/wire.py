@@ -58,6 +58,7 @@ def order_from(spec: executor_pb2.JobSpec, default_max_processes: int) -> Order:
         request_id=spec.request_id,
         shown_id=spec.shown_id or spec.job_id,
         attempt=spec.attempt,
+        outputs=tuple(spec.outputs),
     )
 
 

@@ -19,6 +19,7 @@ from joblet.gateway.deletion import Deletions
 from joblet.gateway.jobs import Jobs
 from joblet.gateway.listing import Listings
 from joblet.gateway.nodes import Nodes
+from joblet.gateway.outputs import Outputs
 from joblet.gateway.streams import Logs
 from joblet.gateway.uploads import Uploads
 
@@ -33,12 +34,15 @@ RAW_ANSWERS = frozenset({"GetJobLogs", "ListJobs"})
 class JobRpcs:
     """JobService, and JobletService with the same code. The methods are named as the RPCs are."""
 
-    def __init__(self, jobs: Jobs, listings: Listings, deletions: Deletions, logs: Logs, uploads: Uploads) -> None:
+    def __init__(
+        self, jobs: Jobs, listings: Listings, deletions: Deletions, logs: Logs, uploads: Uploads, outputs: Outputs
+    ) -> None:
         self._jobs = jobs
         self._listings = listings
         self._deletions = deletions
         self._logs = logs
         self._uploads = uploads
+        self._outputs = outputs
 
     async def RunJob(self, request: job_pb2.RunJobReq, _: Context) -> job_pb2.RunJobRes:
         return job_pb2.RunJobRes(job=await self._jobs.run(request))
@@ -66,6 +70,13 @@ class JobRpcs:
 
     async def DeleteAllJobs(self, _: job_pb2.DeleteAllJobsReq, __: Context) -> job_pb2.DeleteAllJobsRes:
         return await self._deletions.delete_all()
+
+    async def GetJobOutput(self, request: job_pb2.GetJobOutputReq, _: Context) -> AsyncIterator[job_pb2.OutputChunk]:
+        async for chunk in self._outputs.read(request):
+            yield chunk
+
+    async def ListJobOutputs(self, request: job_pb2.ListJobOutputsReq, _: Context) -> job_pb2.ListJobOutputsRes:
+        return await self._outputs.page(request)
 
     async def GetJobLogs(self, request: job_pb2.GetJobLogsReq, context: Context) -> None:
         await self._logs.send(request, context.write)

@@ -24,6 +24,7 @@ from joblet.gateway.launch import Launches
 from joblet.gateway.listing import Listings
 from joblet.gateway.metrics import JobsByState, Metrics
 from joblet.gateway.nodes import Nodes
+from joblet.gateway.outputs import Outputs
 from joblet.gateway.queue import Queue
 from joblet.gateway.schedule import Schedule
 from joblet.gateway.store import jobs as job_queries
@@ -100,7 +101,8 @@ class Gateway:
     def _rpc_server(self) -> RpcServer:
         gateway = self._config.gateway
         server = RpcServer("gateway", gateway.listen, gateway.tls, self._config.grpc, ACCESS)
-        job_rpcs = JobRpcs(self.jobs, self.listings, self.deletions, self.logs, self.uploads)
+        outputs = Outputs(self.jobs, self.nodes)
+        job_rpcs = JobRpcs(self.jobs, self.listings, self.deletions, self.logs, self.uploads, outputs)
         served: dict[str, object] = {
             "joblet.JobService": job_rpcs,
             "joblet.JobletService": job_rpcs,

@@ -47,6 +47,7 @@ class Submission:
     work_dir: str
     uploads: tuple[Upload, ...]
     contents: tuple[bytes, ...]
+    outputs: tuple[str, ...]
     timeout_seconds: int
     labels: Mapping[str, str]
     node_id: str
@@ -77,6 +78,7 @@ def prepare(request: job_pb2.RunJobReq, defaults: JobletConfig, now_ns: int) -> 
         work_dir=request.workDir or WORK_DIR,
         uploads=tuple(_upload(upload) for upload in request.uploads),
         contents=tuple(upload.content for upload in request.uploads),
+        outputs=tuple(request.outputs),
         timeout_seconds=timeout_seconds(request.timeoutSeconds, defaults.job_timeout_seconds),
         labels=dict(request.labels),
         node_id=request.nodeId,
@@ -169,6 +171,7 @@ def new_job(submission: Submission, job_id: str, now_ns: int) -> dict[str, Any]:
         "network": submission.network,
         "work_dir": submission.work_dir,
         "uploads": submission.uploads,
+        "outputs": submission.outputs,
         "timeout_seconds": submission.timeout_seconds,
         "labels": submission.labels,
         "not_isolated": (),
@@ -221,6 +224,7 @@ def executor_spec(job: Job, secrets: Mapping[str, str], contents: Sequence[bytes
         timeout_seconds=job.timeout_seconds,
         profile="default",
         request_id=job.request_id or "",
+        outputs=job.outputs,
     )
 
 

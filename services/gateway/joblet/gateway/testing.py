@@ -68,6 +68,7 @@ class FakeNode:
         self.more = asyncio.Event()
         self.starts: list[str] = []  # one entry per StartJob received
         self.forgotten: list[str] = []
+        self.outputs: dict[str, dict[str, bytes]] = {}  # by job id and path
         self.contents: dict[str, bytes] = {}  # what PutContent brought, by digest
         self.refuse: JobletError | None = None  # what StartJob answers
         self.lose_answers = 0  # so many StartJobs are carried out and never answered
@@ -223,6 +224,17 @@ class _Executor(executor_pb2_grpc.ExecutorServiceServicer):
             raise NotFound(f"no content {digest} is stored here")
         self._node.contents.setdefault(digest, content)
         return job_pb2.UploadRes(digest=digest, size=len(self._node.contents[digest]))
+
+    async def ReadOutputs(self, request: job_pb2.GetJobOutputReq, _: Any) -> AsyncIterator[job_pb2.OutputChunk]:
+        for path, content in self._node.outputs.get(request.uuid, {}).items():
+            yield job_pb2.OutputChunk(path=path, payload=content, size=len(content), mode=0o644)
+
+    async def ListOutputs(self, request: job_pb2.ListJobOutputsReq, _: Any) -> job_pb2.ListJobOutputsRes:
+        kept = self._node.outputs.get(request.uuid)
+        if kept is None:
+            raise NotFound(f"no outputs are kept of job {request.uuid}")
+        files = [job_pb2.FileUpload(path=path, size=len(content)) for path, content in kept.items()]
+        return job_pb2.ListJobOutputsRes(files=files)
 
     async def StopJob(self, request: executor_pb2.StopJobRequest, _: Any) -> executor_pb2.StopJobResponse:
         node = self._node

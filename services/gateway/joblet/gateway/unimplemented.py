@@ -12,8 +12,6 @@ MISSING: Mapping[str, Mapping[str, str]] = {
         "ListWorkflows": "listing workflows (ListWorkflows)",
         "GetWorkflowJobs": "listing the jobs of a workflow (GetWorkflowJobs)",
         "StopWorkflow": "stopping workflows (StopWorkflow)",
-        "GetJobOutput": "kept outputs of jobs (GetJobOutput)",
-        "ListJobOutputs": "kept outputs of jobs (ListJobOutputs)",
         "ExecJob": "running a command inside a job (ExecJob)",
         "GetJobMetrics": "metrics of a job (GetJobMetrics)",
     },

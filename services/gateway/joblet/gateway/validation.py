@@ -6,7 +6,7 @@ Unimplemented. Limits come from execve(2): one string of argv or envp is at most
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from google.protobuf import unknown_fields
@@ -14,7 +14,7 @@ from google.protobuf import unknown_fields
 from joblet.api import job_pb2
 from joblet.common.contents import is_digest
 from joblet.common.errors import InvalidArgument, Unimplemented
-from joblet.common.tree import link_problem
+from joblet.common.tree import link_problem, path_problem
 from joblet.common.units import parse_cpu_list
 from joblet.gateway import retry
 
@@ -27,6 +27,7 @@ MAX_LABELS: Final = 64
 MAX_REQUEST_ID_BYTES: Final = 128
 MAX_UPLOADS: Final = 4096
 MAX_PRIORITY: Final = 1000
+MAX_OUTPUTS: Final = 64
 MAX_STREAMED_UPLOADS: Final = 16  # each is an open file of the job's init
 INT32_MAX: Final = 2**31 - 1
 
@@ -38,7 +39,7 @@ SUPPORTED: Final = frozenset(
     {
         "command", "args", "maxCPU", "maxMemory", "maxIOBPS", "cpuCores", "name", "environment", "secretEnvironment",
         "network", "workDir", "uploads", "timeoutSeconds", "requestId", "labels", "nodeId", "maxProcesses",
-        "priority", "schedule", "retry",
+        "priority", "schedule", "retry", "outputs",
     }
 )  # fmt: skip
 LATER: Final[Mapping[str, str]] = {
@@ -46,7 +47,6 @@ LATER: Final[Mapping[str, str]] = {
     "runtime": "runtimes",
     "gpuCount": "GPUs",
     "gpuMemoryMB": "GPUs",
-    "outputs": "kept outputs",
     "nodeSelector": "placement by labels",
 }
 
@@ -74,6 +74,7 @@ def check_run_job(request: job_pb2.RunJobReq) -> None:
     _check_work_dir(request.workDir)
     _check_network(request.network)
     _check_uploads(request.uploads)
+    _check_outputs(request.outputs)
 
 
 def _check_nothing_unknown(request: job_pb2.RunJobReq) -> None:
@@ -224,6 +225,16 @@ def _check_uploads(uploads: Iterable[job_pb2.FileUpload]) -> None:
         for parent in _parents(path):
             if not directories.get(parent, True):
                 raise _bad_upload(path, f"{_quoted(parent)} is a file")
+
+
+def _check_outputs(patterns: Sequence[str]) -> None:
+    """Patterns of paths below /work; what they mean is in docs/files.md."""
+    if len(patterns) > MAX_OUTPUTS:
+        raise InvalidArgument(f"invalid outputs: {len(patterns)} patterns, more than {MAX_OUTPUTS}", field="outputs")
+    for pattern in patterns:
+        why = path_problem(pattern.encode())
+        if why:
+            raise InvalidArgument(f"invalid outputs: {_quoted(pattern)}: {why}", field="outputs")
 
 
 def _check_upload_source(upload: job_pb2.FileUpload) -> None:

@@ -163,7 +163,6 @@ LATER: dict[str, Any] = {
     "schedule": "1h",
     "priority": 1,
     "retry": job_pb2.RetryPolicy(),
-    "outputs": ["*.txt"],
     "nodeSelector": {"zone": "a"},
 }
 

@@ -41,6 +41,7 @@ def status(job: Job) -> job_pb2.GetJobStatusRes:
         labels=job.labels,
         maxProcesses=job.max_processes,
         notIsolated=job.not_isolated,
+        outputs=job.outputs,
         priority=job.priority,
         scheduledTime=rfc3339(job.due_ns),
     )

@@ -97,6 +97,7 @@ class Job:
     retries_left: int
     attempt: int  # number of the present one, from 1
     execution_id: str  # under which its node knows the present attempt; "" for the job's own id
+    outputs: tuple[str, ...]  # patterns of what its node keeps of /work
 
     @property
     def execution(self) -> str:

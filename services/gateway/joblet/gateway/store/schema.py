@@ -208,6 +208,7 @@ jobs = Table(
     Column("retries_left", Integer, nullable=False, server_default=text("0")),
     Column("attempt", Integer, nullable=False, server_default=text("1")),
     Column("execution_id", Text, nullable=False, server_default=text("''")),
+    Column("outputs", Texts, nullable=False, server_default=text("'[]'")),
     Column("listing", LargeBinary, nullable=False, server_default=text("''")),
     sqlite_autoincrement=True,
 )

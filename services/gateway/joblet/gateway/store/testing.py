@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "network": "host", "work_dir": "/work", "uploads": (), "timeout_seconds": 3600, "labels": {}, "not_isolated": (),
     "usage": None, "attestation": None, "wanted_node": "", "rank": 0, "queued_ns": 1, "due_ns": 0,
     "need_cpu_percent": 100, "need_memory_mb": 512, "max_retries": 0, "backoff_seconds": 0, "no_retry_codes": (),
-    "retries_left": 0, "attempt": 1, "execution_id": "",
+    "retries_left": 0, "attempt": 1, "execution_id": "", "outputs": (),
 }  # fmt: skip
 
 
