@@ -41,6 +41,20 @@ def write(path: str, text: str) -> None:
         os.close(fd)
 
 
+def exchange(path: str, text: str) -> str:
+    """Writes `text` and reads the whole file: what the kernel made of it."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+        os.lseek(fd, 0, os.SEEK_SET)
+        return read_fd(fd, path)
+    except OSError as error:
+        error.filename = path
+        raise
+    finally:
+        os.close(fd)
+
+
 def number(text: str) -> int:
     """An integer, or 0 for "max" and "-1", the kernel's words for no limit."""
     text = text.strip()

@@ -14,8 +14,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 def apply(field: str, path: str, value: str, holds: Callable[[str], bool], *, hint: str | None = None) -> None:
     """Writes `value` and asks `holds` about what the kernel then says. LimitNotApplied when it refuses or differs."""
     try:
-        files.write(path, value)
-        answer = files.read(path)
+        answer = files.exchange(path, value)
     except FileNotFoundError as error:
         raise LimitNotApplied(field, f"this node has no {Path(path).name}") from error
     except OSError as error:
