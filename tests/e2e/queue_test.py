@@ -64,7 +64,11 @@ def _capped(directory: Path) -> Iterator[LocalSystem]:
 def test_never_more_than_the_cap(capped: LocalSystem) -> None:
     with channel(capped) as opened:
         stub = job_pb2_grpc.JobServiceStub(opened)
+        first = [_run(stub, job_pb2.RunJobReq(command="sleep", args=["1000"], maxMemory=64)) for _ in range(CAP)]
         ids = _submit_all(stub)
+        assert {row.state for row in _rows(capped) if row.job_id in ids} == {"PENDING"}
+        for job_id in first:
+            stub.StopJob(job_pb2.StopJobReq(uuid=job_id), timeout=CALL_SECONDS)
         _wait_for_all(capped)
     _check(capped, ids)
 
@@ -94,6 +98,10 @@ def _submit(stub: job_pb2_grpc.JobServiceStub, number: int) -> str:
     request = job_pb2.RunJobReq(
         command="sh", args=["-c", "sleep 0.05; printf x"], network="none", maxMemory=64, requestId=f"r-{number}"
     )
+    return _run(stub, request)
+
+
+def _run(stub: job_pb2_grpc.JobServiceStub, request: job_pb2.RunJobReq) -> str:
     while True:
         try:
             return str(stub.RunJob(request, timeout=CALL_SECONDS, wait_for_ready=True).job.uuid)
@@ -111,15 +119,16 @@ def _wait_for_all(system: LocalSystem) -> None:
 
 def _check(system: LocalSystem, ids: list[str], *, cut: int = 0) -> None:
     """At most `cut` jobs may have failed without having begun: an executor that is killed drops launches half-way."""
-    everything = _rows(system)
+    everything = [row for row in _rows(system) if row.state != "STOPPED"]
     assert sorted(row.job_id for row in everything) == sorted(ids), "a job is missing, or there twice"
     rows = [row for row in everything if row.started_ns]
+    print(f"{len(everything) - len(rows)} launches cut off")
     assert len(everything) - len(rows) <= cut
     assert {(row.state, row.output_bytes) for row in rows} == {("COMPLETED", 1)}
-    most = _most_at_once(rows)
+    most = _most_at_once([row for row in _rows(system) if row.started_ns])
     waited = [row.started_ns - row.queued_ns for row in rows]
     print(f"at most {most} at a time; waited up to {max(waited) / 1e9:.1f} s")
-    assert most == CAP
+    assert most <= CAP
     begun = sorted(rows, key=lambda row: row.started_ns)
     places = {row.job_id: place for place, row in enumerate(sorted(rows, key=lambda row: row.queued_ns))}
     disorder = max(abs(place - places[row.job_id]) for place, row in enumerate(begun))
