@@ -6,7 +6,7 @@ Run as root: `python bench/logs.py [--mib N] [--rounds N] [--lines N] [--seconds
  * lines: as many write(2)s of 80 bytes, in the same two ways
  * read: a quarter as much, the output of an ended job, through the gateway, by one client and by eight at once; the
    peer is the same bytes over one TLS connection of Python's ssl. Eight are measured once more beside a ninth that
-   stands still
+   stands still; then the CPU time that every process needs for it
  * quiet job: from the stamp in a line every 10 ms to its arrival at a follower, alone and beside four jobs that flood
  * memory: what logstore and gateway hold more than before all this
 """
@@ -64,9 +64,12 @@ def main() -> None:
         lines = ["python3", "-c", LINES, str(options.lines)]
         print(table(f"{options.lines} lines", bench.writing(lines, options.rounds), "cat"), "\n", flush=True)
         quarter = [*flood[:3], f"count={options.mib * 4}", "status=none"]
-        print(
-            table(f"{options.mib // 4} MiB read", bench.reading(quarter, options.rounds), "TLS pair"), "\n", flush=True
-        )
+        series = bench.reading(quarter, options.rounds)
+        print(table(f"{options.mib // 4} MiB read", series, "TLS pair"), "\n", flush=True)
+        print("### CPU seconds for a GiB read\n\n| process | s |\n|---|---:|")
+        for process, seconds in bench.reading_costs(quarter).items():
+            print(f"| {process} | {seconds:.2f} |")
+        print(flush=True)
         print(table("a line of a quiet job", bench.latencies(options.seconds), "alone"), "\n", flush=True)
         print("### memory\n\n| service | before MB | more afterwards MB |\n|---|---:|---:|")
         for service, now in bench.memory().items():
@@ -104,20 +107,47 @@ class Bench:
         return interleaved({"job": job, "cat": cat}, rounds, prepare=settle)
 
     def reading(self, command: list[str], rounds: int) -> list[Series]:
-        """The command's output by followers and by a bare TLS connection."""
+        """The command's output by followers and by a bare TLS connection; always a new job's: old logs are sealed."""
+        job_id, size = self._print(command)
+
+        def again() -> None:
+            nonlocal job_id
+            job_id, _ = self._print(command)
+
+        def followers(count: int) -> None:
+            at_once([lambda: self._read(job_id, size)] * count)
+
+        def beside() -> None:
+            with self._standing_still(job_id):
+                followers(8)
+
+        with tlspair.sender(self._file, self.system.certificates) as sender:
+            work: dict[str, Callable[[], None]] = {
+                "TLS pair": lambda: expect(sender.receive(), size),
+                "one follower": lambda: followers(1),
+                "8 followers": lambda: followers(8),
+                "8 beside one that stands still": beside,
+            }
+            return interleaved(work, rounds, prepare=again)
+
+    def reading_costs(self, command: list[str]) -> dict[str, float]:
+        """CPU seconds per GiB of every process that the output of a job goes through, on both ways."""
+        job_id, size = self._print(command)
+        us = os.getpid()
+        with tlspair.sender(self._file, self.system.certificates) as sender:
+            sender.receive()  # so that the start of its process is not counted
+            pair = costs({"TLS pair, sender": sender.pid, "TLS pair, receiver": us}, sender.receive)
+        follower = costs({**self._pids, "follower": us}, lambda: self._read(job_id, size))
+        return {name: seconds * 1024 * MIB / size for name, seconds in {**pair, **follower}.items()}
+
+    def _print(self, command: list[str]) -> tuple[str, int]:
+        """A job that has just printed the command's output, which is linked to as `_file`; and how much that is."""
         job_id = start(self.stub, *command)
         finish(self.stub, job_id)
         output = next(self.system.directory.rglob(f"{job_id}/output"))
-        size = output.stat().st_size
-
-        def followers(count: int) -> Callable[[], None]:
-            return lambda: at_once([lambda: self._read(job_id, size)] * count)
-
-        with tlspair.sender(output, self.system.certificates) as receive:
-            pair = {"TLS pair": lambda: expect(receive(), size)}
-            series = interleaved({**pair, "one follower": followers(1), "8 followers": followers(8)}, rounds)
-        with self._standing_still(job_id):
-            return series + interleaved({"8 beside one that stands still": followers(8)}, rounds)
+        self._file.unlink(missing_ok=True)
+        self._file.hardlink_to(output)
+        return job_id, output.stat().st_size
 
     def latencies(self, seconds: float) -> list[Series]:
         """How late the lines of a quiet job come, alone and beside floods."""
@@ -197,6 +227,19 @@ def at_once(work: Sequence[Callable[[], None]]) -> None:
         thread.join()
     if failures:
         raise failures[0]
+
+
+def costs(pids: dict[str, int], work: Callable[[], object]) -> dict[str, float]:
+    """CPU seconds that each process spends while `work` is done."""
+    before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+    work()
+    return {name: cpu_seconds(pid) - before[name] for name, pid in pids.items()}
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far (proc(5), stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def expect(received: int, size: int) -> None:

@@ -7,20 +7,29 @@ import multiprocessing
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 BLOCK_BYTES = 256 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """A process that sends a file to whoever connects; `receive` takes all of it and tells how many bytes came."""
+
+    pid: int
+    receive: Callable[[], int]
+
+
 @contextlib.contextmanager
-def sender(file: Path, certificates: Path) -> Iterator[Callable[[], int]]:
-    """A process that sends `file` to whoever connects. Calling what is given receives all of it: how many bytes."""
+def sender(file: Path, certificates: Path) -> Iterator[Sender]:
+    """The process for `file`, until the end of the context."""
     client = _context(ssl.PROTOCOL_TLS_CLIENT, certificates, "client")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = multiprocessing.get_context("spawn").Process(target=_send, args=(file, certificates, listener))
         process.start()
         try:
-            yield lambda: _receive(client, listener.getsockname()[1])
+            yield Sender(process.pid or 0, lambda: _receive(client, listener.getsockname()[1]))
         finally:
             process.terminate()
             process.join()

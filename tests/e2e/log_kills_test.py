@@ -18,7 +18,7 @@ from random_output import MEBIBYTE, PROGRAM, digest
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 SIZE = proofs.size(64, 1024) * MEBIBYTE
-SECONDS = proofs.size(8, 600)  # that the job takes for it: a service that is killed often is started ever more slowly
+SECONDS = proofs.size(8, 780)  # that the job takes for it: a service that is killed often is started ever more slowly
 KILLS = proofs.size(6, 100)
 SERVICES = ("logstore", "executor", "gateway")
 
