@@ -192,7 +192,7 @@ HARDENING: Final[tuple[Mutation, ...]] = (
     cut("all capabilities of the user namespace", "command.c", "need(stage, sys(SYS_capset", profile=Profile.BUILD),
     without("privileges to be gained", "command.c", "stage", "SYS_prctl, PR_SET_NO_NEW_PRIVS"),
     take("keyring of the executor", "command.c", "sys(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL)", "0"),
-    take("uploads anywhere", "command.c", "RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,", "0,"),
+    take("uploads anywhere", "upload.c", "RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,", "0,"),
     Mutation("descriptors of the launch", (_SUPERFLUOUS_FDS[0],)),
     Mutation("descriptors nobody told of", (_SUPERFLUOUS_FDS[1],)),
     Mutation("the spec", (_SUPERFLUOUS_FDS[2],)),
