@@ -36,11 +36,13 @@ def cgroups_of(job_id: str) -> list[str]:
 
 
 def test_every_trace_goes(own_joblet: LocalSystem) -> None:
-    job_id = ended(own_joblet, "--name=gone", "-e", "A=b", "sh", "-c", "echo output; exit 3")
+    script = "echo output; echo result >kept; exit 3"
+    job_id = ended(own_joblet, "--name=gone", "-e", "A=b", "--output=kept", "sh", "-c", script)
     assert own_joblet.log(job_id) == b"output\n"
+    assert own_joblet.output("job", "get", job_id, "kept", "-o", "-") == "result\n"
     assert traces(own_joblet, job_id) != []
     assert own_joblet.output("job", "delete", job_id[:8]) == f"Job deleted successfully:\nID: {job_id}\n"
-    for verb in ("status", "log", "stop", "delete"):
+    for verb in ("status", "log", "stop", "get", "delete"):
         refused = own_joblet.rnx("job", verb, job_id)
         assert (refused.returncode, refused.stderr.decode()) == (4, f"Error: job not found: {job_id}\n")
     assert job_id not in own_joblet.output("job", "list")
