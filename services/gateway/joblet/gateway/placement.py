@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from joblet.common.config import JobletConfig
-from joblet.common.units import MIB
+from joblet.common.units import MIB, parse_cpu_list
 from joblet.gateway.store.model import Node
 
 
@@ -96,6 +96,12 @@ def capacity(node: Node, config: JobletConfig) -> Capacity:
 def fits_empty(needs: Needs, offered: Capacity) -> bool:
     """Whether waiting can make room for the job at all."""
     return needs.cpu_percent <= offered.largest.cpu_percent and needs.memory_mb <= offered.largest.memory_mb
+
+
+def has_cores(wanted: str, there: str) -> bool:
+    """Whether a node with the cores `there` has those `wanted`; both are lists such as "0-2,5". "" wants any, and of a
+    node that does not say, nothing is known: it will refuse itself what it does not have."""
+    return not wanted or not there or set(parse_cpu_list(wanted)) <= set(parse_cpu_list(there))
 
 
 def shortage(needs: Needs, room: Room) -> Why | None:

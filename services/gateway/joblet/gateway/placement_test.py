@@ -47,6 +47,14 @@ def test_what_is_short(needs: Needs, load: Room, reason: Waiting | None, message
     assert (why and why.reason, why.message if why else "") == (reason, message)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "there", "has"),
+    [("", "0-1", True), ("0", "", True), ("0,1", "0-1", True), ("1-2", "0-1", False), ("4", "0,4", True)],
+)
+def test_cores(wanted: str, there: str, has: bool) -> None:
+    assert placement.has_cores(wanted, there) is has
+
+
 def test_the_node_with_fewest_jobs() -> None:
     assert choose(Needs(1, 1), [room("a", jobs=2), room("b", jobs=1), room("c", jobs=1)]) == "b"
     assert choose(Needs(1, 1), [room("a", jobs=2), room("b", jobs=1, memory=1000)]) == "a"

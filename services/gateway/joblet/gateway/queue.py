@@ -57,7 +57,10 @@ class Queue:
 
     def place(self, link: Link) -> Place:
         offered = placement.capacity(link.node, self._config)
-        return Place(link.node.id, offered, full=link.full, connected=self._nodes.is_ready(link))
+        node = link.node
+        return Place(
+            node.id, offered, node.cores, node.max_processes, full=link.full, connected=self._nodes.is_ready(link)
+        )
 
     async def _serve(self) -> None:
         if await self._database.read(queue_queries.anybody):

@@ -17,8 +17,8 @@ from joblet.api.internal import executor_pb2
 from joblet.common.config import JobletConfig
 from joblet.common.errors import InvalidArgument
 from joblet.common.states import JobState
-from joblet.common.units import MIB, parse_cpu_list
-from joblet.gateway import retry, schedule, validation
+from joblet.common.units import MIB
+from joblet.gateway import placement, retry, schedule, validation
 from joblet.gateway.placement import Capacity, Needs
 from joblet.gateway.store.model import Job, Node, Upload
 
@@ -130,12 +130,11 @@ def check_fit(submission: Submission, node: Node, offered: Capacity) -> None:
 def _fits(submission: Submission, node: Node, largest: Needs) -> Mapping[str, tuple[bool, str]]:
     """By field: whether the node has as much as asked for, and how much it has. What its heartbeat does not say is left
     for the node to refuse."""
-    cores = frozenset(parse_cpu_list(submission.cpu_cores) if submission.cpu_cores and node.cores else ())
     processes = node.max_processes or submission.max_processes
     return {
         "maxMemory": (submission.memory_mb <= largest.memory_mb, f"{largest.memory_mb} MB"),
         "maxCPU": (submission.cpu_percent <= largest.cpu_percent, f"{largest.cpu_percent}, 100 for each core"),
-        "cpuCores": (not cores or cores.issubset(parse_cpu_list(node.cores)), f"the cores {node.cores}"),
+        "cpuCores": (placement.has_cores(submission.cpu_cores, node.cores), f"the cores {node.cores}"),
         "maxProcesses": (submission.max_processes <= processes, f"at most {processes} processes"),
     }
 

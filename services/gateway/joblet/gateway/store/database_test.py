@@ -134,7 +134,7 @@ def test_only_the_owner_can_read_it(tmp_path: Path, database: Database) -> None:
     ("statement", "index"),
     [
         (queue._LOAD, "COVERING INDEX jobs_active"),
-        (queue._FIRST, "INDEX jobs_waiting (wanted_node=?)"),
+        (queue._FIRST, "INDEX jobs_waiting (wanted_node=? AND (rank,queued_ns)>(?,?))"),
         (queue._FIRST_DUE, "COVERING INDEX jobs_due (state=?)"),
         (queue._DUE, "INDEX jobs_due (state=? AND due_ns<?)"),
         (queue._ANY, "COVERING INDEX jobs_state (state=?)"),

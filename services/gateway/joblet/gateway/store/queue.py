@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select, text, update
+from sqlalchemy import Connection, and_, bindparam, func, literal, or_, select, text, tuple_, update
 
 from joblet.common.states import JobState, Reason, check_transition
 from joblet.gateway import placement, views
@@ -34,11 +34,17 @@ _LOAD = Statement(
         func.coalesce(func.sum(jobs.c.need_memory_mb), 0),
     ).where(jobs.c.node_id == bindparam("node"), job_queries.ACTIVE)
 )
-_FITTING = and_(jobs.c.need_cpu_percent <= bindparam("cpu"), jobs.c.need_memory_mb <= bindparam("memory"))
+_FITTING = and_(
+    jobs.c.need_cpu_percent <= bindparam("cpu"),
+    jobs.c.need_memory_mb <= bindparam("memory"),
+    jobs.c.max_processes <= bindparam("processes"),
+)
 _ORDER = (jobs.c.rank, jobs.c.queued_ns, jobs.c.sequence)
+_FRONT = (-(2**31), 0, 0)  # before every place in line
+_BEHIND = tuple_(*_ORDER) > tuple_(bindparam("rank"), bindparam("queued"), bindparam("sequence"))
 _FIRST = Statement(
-    select(*_ORDER, jobs.c.id, jobs.c.need_cpu_percent, jobs.c.need_memory_mb)
-    .where(PENDING, jobs.c.wanted_node == bindparam("wanted"), _FITTING)
+    select(*_ORDER, jobs.c.id, jobs.c.need_cpu_percent, jobs.c.need_memory_mb, jobs.c.cpu_cores)
+    .where(PENDING, jobs.c.wanted_node == bindparam("wanted"), _BEHIND, _FITTING)
     .order_by(*_ORDER)
     .limit(1)
 )
@@ -87,10 +93,13 @@ _GIVE_BACK = Statement(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A node that could take jobs; `full` and `connected` as in placement.Room."""
+    """A node that could take jobs; `full` and `connected` as in placement.Room. "" or 0 for what it does not say of its
+    cores and of how many processes a job can have there."""
 
     node_id: str
     capacity: Capacity
+    cores: str = ""
+    max_processes: int = 0
     full: bool = False
     connected: bool = True
 
@@ -123,7 +132,7 @@ def claim(connection: Connection, place: Place) -> Job | None:
     head = _head(connection, place)
     if head is None:
         return None
-    *_, job_id, cpu_percent, memory_mb = head
+    _, _, _, job_id, cpu_percent, memory_mb, _ = head
     room = Room(place.node_id, place.capacity, load(connection, place.node_id), full=place.full)
     if placement.shortage(Needs(cpu_percent, memory_mb), room) is not None:
         return None
@@ -217,8 +226,20 @@ def _as_room(connection: Connection, place: Place, *, taken: bool) -> Room:
 
 
 def _head(connection: Connection, place: Place) -> Any:
-    """Of those who could ever run on the node, the first in line: rank, queued_ns, sequence, id and needs."""
+    """Of those who could ever run on the node, the first in line: rank, queued_ns, sequence, id, needs and cores."""
+    heads = [_first(connection, place, wanted) for wanted in (ANY_NODE, place.node_id)]
+    return min((head for head in heads if head is not None), default=None)
+
+
+def _first(connection: Connection, place: Place, wanted: str) -> Any:
+    """The same of those who are bound to this node, or to none. Lists of cores are no question for the database."""
     largest = place.capacity.largest
-    fitting = {"cpu": largest.cpu_percent, "memory": largest.memory_mb}
-    heads = [_FIRST.first(connection, {"wanted": wanted, **fitting}) for wanted in (ANY_NODE, place.node_id)]
-    return min((tuple(head) for head in heads if head is not None), default=None)
+    fitting = {"cpu": largest.cpu_percent, "memory": largest.memory_mb, "processes": place.max_processes or 2**31 - 1}
+    behind = _FRONT
+    while True:
+        rank, queued, sequence = behind
+        where = {"wanted": wanted, "rank": rank, "queued": queued, "sequence": sequence}
+        row = _FIRST.first(connection, {**where, **fitting})
+        if row is None or placement.has_cores(row[6], place.cores):
+            return None if row is None else tuple(row)
+        behind = tuple(row[:3])

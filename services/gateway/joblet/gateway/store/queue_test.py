@@ -90,6 +90,17 @@ def test_a_node_is_held_up_only_by_those_who_need_it(connection: Connection) -> 
     assert [job.id for job in claims(connection, Place("away", ROOMY))] == [A]
 
 
+def test_cores_and_processes_that_only_some_nodes_have(connection: Connection) -> None:
+    waiting(connection, A, cpu_cores="4-5")
+    waiting(connection, B, max_processes=5000)
+    waiting(connection, C, cpu_cores="0,1")
+    two = Place("n", SMALL, cores="0-1", max_processes=4096)
+    assert [job.id for job in claims(connection, two)] == [C]
+    assert [job.id for job in claims(connection, Place("m", ROOMY, cores="0-7", max_processes=9999))] == [A, B]
+    waiting(connection, D, cpu_cores="6")
+    assert [job.id for job in claims(connection, Place("unknown", ROOMY))] == [D]
+
+
 def test_a_claimed_job_has_its_node_and_its_limits(connection: Connection) -> None:
     waiting(connection, A, cpu_percent=0, memory_mb=0, need_cpu_percent=0, need_memory_mb=0)
     job = queue.claim(connection, Place("n", SMALL))
