@@ -152,6 +152,20 @@ def test_without_following(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_logstore_with_less_patience_than_the_gateway_is_asked_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            job = await running_job(it)
+            it.node.print(job, bytes(range(256)) * 1024)
+            it.node.ended(job, "COMPLETED", 0)
+            it.node.impatient = 2
+            client = await it.client()
+            assert await output(client.GetJobLogs(GetJobLogsReq(uuid=job.spec.job_id))) == bytes(job.output)
+            assert it.node.read_requests == [0, 65536, 131072]
+
+    asyncio.run(scenario())
+
+
 def test_the_last_lines_then_live_through_restarts_of_the_logstore(tmp_path: Path) -> None:
     """Where the output wanted begins is asked for once: lines that come meanwhile do not move it."""
 

@@ -19,7 +19,15 @@ from joblet.api.internal.registry_pb2_grpc import RegistryServiceStub
 from joblet.api.job_pb2_grpc import JobServiceStub
 from joblet.common import rpc
 from joblet.common.config import Config, GatewayConfig, JobletConfig, TlsFiles
-from joblet.common.errors import FailedPrecondition, JobletError, JobNotFound, NotFound, OutOfRange, Unavailable
+from joblet.common.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    JobletError,
+    JobNotFound,
+    NotFound,
+    OutOfRange,
+    Unavailable,
+)
 from joblet.common.pki import Bundle, issue, read_pair, write_bundle, write_pair
 from joblet.common.roles import Role
 from joblet.common.rpc import Access, RpcServer
@@ -78,6 +86,7 @@ class FakeNode:
         self.read_requests: list[int] = []  # offsets of ReadLogs
         self.last_read = logstore_pb2.ReadLogsRequest()
         self.readers = 0  # calls of ReadLogs in progress
+        self.impatient = 0  # so many ReadLogs end after one chunk, as for a reader that takes nothing
         self.executor_port = 0
         self.logstore_port = 0
         self._executor: RpcServer | None = None
@@ -345,6 +354,9 @@ class _LogStore(logstore_pb2_grpc.LogStoreServiceServicer):
                 data = bytes(job.output[offset : offset + 65536])
                 yield job_pb2.DataChunk(payload=data, offset=offset)
                 offset += len(data)
+                if node.impatient:
+                    node.impatient -= 1
+                    raise DeadlineExceeded("the reader took no output")
             if request.no_follow or job.outcome is not None:
                 return
             await changed.wait()
