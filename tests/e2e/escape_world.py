@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,12 +25,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def world(system: LocalSystem, programs: Path) -> Iterator[Mapping[str, str]]:
     """What cases.toml names in braces; taken away again at the end."""
     with ExitStack() as stack:
-        tag = f"jbtest-{os.getpid()}"
-        shown = _directory(Path("/usr/local/lib", tag), stack)  # jobs see it
+        shown = _directory("/usr/local/lib", stack)  # jobs see it
+        tag = shown.name
         (shown / "file").write_text("the machine's\n")
         shutil.copy(programs / "set_uid", shown)
         (shown / "set_uid").chmod(0o4755)
-        hidden = _directory(Path("/var", tag), stack)
+        hidden = _directory("/var", stack)
         (hidden / "marker").write_text("the machine's\n")
         job_socket = f"{tag}-job"
         neighbour = _neighbour(system, job_socket, stack)
@@ -54,10 +55,10 @@ def world(system: LocalSystem, programs: Path) -> Iterator[Mapping[str, str]]:
         yield names
 
 
-def _directory(path: Path, stack: ExitStack) -> Path:
-    path.mkdir(mode=0o755)
-    path.chmod(0o755)
+def _directory(parent: str, stack: ExitStack) -> Path:
+    path = Path(tempfile.mkdtemp(prefix="jbtest-", dir=parent))
     stack.callback(shutil.rmtree, path)
+    path.chmod(0o755)
     return path
 
 
