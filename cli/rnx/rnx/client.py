@@ -158,7 +158,11 @@ class Client:
             return self.explained(error)
 
     def call_repeatable(
-        self, method: "Unary[Request, Response]", request: Request, patience_seconds: float | None = None
+        self,
+        method: "Unary[Request, Response]",
+        request: Request,
+        patience_seconds: float | None = None,
+        timeout_seconds: float = CALL_SECONDS,
     ) -> Response:
         """One call that the server may get twice without harm; repeated for a while (RETRY_SECONDS) if the gateway
         went away."""
@@ -166,11 +170,11 @@ class Client:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                return method(self._stub)(request, timeout=CALL_SECONDS, metadata=self._metadata())
+                return method(self._stub)(request, timeout=timeout_seconds, metadata=self._metadata())
             except grpc.RpcError as error:
                 failure = error
             if not is_unavailable(failure) or time.monotonic() + pause > deadline:
-                raise self.explained(failure) from failure
+                raise self.explained(failure, timeout_seconds) from failure
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             self.reconnect(deadline)
@@ -209,12 +213,12 @@ class Client:
         """A call answered by a stream, without a deadline: keepalive notices a gateway that is gone."""
         return method(self._stub)(request, metadata=self._metadata())
 
-    def explained(self, error: grpc.RpcError) -> JobletError:
+    def explained(self, error: grpc.RpcError, timeout_seconds: float = CALL_SECONDS) -> JobletError:
         """The error a user sees; the server's text is taken over unchanged."""
         call = _call_of(error)
         code = Code[call.code().name]
         if code is Code.DEADLINE_EXCEEDED:
-            return NoAnswer(f"no answer from {self.settings.address} within {CALL_SECONDS:g} s")
+            return NoAnswer(f"no answer from {self.settings.address} within {timeout_seconds:g} s")
         hint = dict(call.trailing_metadata() or ()).get(metadata.HINT)
         text = call.details() or code.lower().replace("_", " ")
         return from_code(code, text, hint=metadata.decode(hint))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from joblet.api.job_pb2 import FileUpload
     from rnx.client import Client
 
+NODE_BYTES_PER_SECOND: Final = 4 * 1024 * 1024  # at least so fast do uploads get from the gateway to a node
 ENVELOPE_BYTES: Final = 300  # of a file in the request: its name, mode and size
 BAR_AFTER_SECONDS: Final = 1.0
 
@@ -70,6 +71,11 @@ def plan(files: Iterable[Path], directories: Iterable[Path], room: int = INLINE_
         targets.add_tree(target, found, f"--upload-dir {directory}")
         sources.append(Large(target, found.mode, found.size, True, found.chunks))
     return sources
+
+
+def patience_seconds(sources: Iterable[Source]) -> float:
+    """How long RunJob may take beyond its usual time: it answers when the node has the uploads."""
+    return sum(source.size for source in sources if isinstance(source, Large)) // NODE_BYTES_PER_SECOND
 
 
 def send(client: "Client", sources: Iterable[Source]) -> "list[FileUpload]":

@@ -30,6 +30,10 @@ _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _TEMPORARY: Final = ".tmp"
 
 
+class TooLarge(ResourceExhausted):
+    """One content that will never fit."""
+
+
 class Chunk(Protocol):
     """A message of Upload."""
 
@@ -154,7 +158,7 @@ class Contents:
         """Room for `size` more bytes of a content that has `arrived`. Raises ResourceExhausted naming the limit."""
         one, total = self._limits.what
         if arrived + size > self._limits.one_bytes:
-            raise ResourceExhausted(f"content is larger than {self._limits.one_bytes // MIB} MB ({one})")
+            raise TooLarge(f"content is larger than {self._limits.one_bytes // MIB} MB ({one})")
         if self._stored_bytes + self._incoming_bytes + size > self._limits.total_bytes:
             raise ResourceExhausted(
                 f"no room for another content: all together may have {self._limits.total_bytes // MIB} MB ({total})",

@@ -8,7 +8,8 @@ from joblet.api import job_pb2
 from joblet.api.internal import executor_pb2
 from joblet.api.internal.executor_pb2 import DESCRIPTOR
 from joblet.api.internal.executor_pb2_grpc import ExecutorServiceServicer
-from joblet.common.contents import Contents
+from joblet.common.contents import Contents, TooLarge
+from joblet.common.errors import FailedPrecondition
 from joblet.common.roles import Role
 from joblet.common.rpc import Access, AccessTable
 from joblet.executor import wire
@@ -95,7 +96,10 @@ class JobsOfNode(ExecutorServiceServicer):
     ) -> job_pb2.UploadRes:
         for old in self._contents.old():
             self._contents.remove(old)
-        digest, size = await self._contents.receive(request_iterator)
+        try:
+            digest, size = await self._contents.receive(request_iterator)
+        except TooLarge as error:  # no room now is another matter: the job may wait for that
+            raise FailedPrecondition(error.message) from error
         return job_pb2.UploadRes(digest=digest, size=size)
 
     async def ReadOutputs(

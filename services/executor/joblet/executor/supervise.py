@@ -31,6 +31,7 @@ from joblet.executor.site import Claims, Site
 from joblet.executor.waiting import readable
 
 LAUNCH_SECONDS: Final = 30.0
+_UNPACK_BYTES_PER_SECOND: Final = 32 << 20  # at least so fast are uploads written into /work
 _JOURNAL_RETRY_SECONDS: Final = 1.0
 _LOGSTORE_RETRY_SECONDS: Final = 1.0
 _EXEC_POLL_SECONDS: Final = 0.02
@@ -106,8 +107,9 @@ class Supervisor:
             return await asyncio.shield(self.ended)
 
     async def _launch(self, order: Order, spec: bytes, resources: Resources, phases: Phases) -> None:
+        limit_seconds = LAUNCH_SECONDS + sum(upload.size for upload in order.uploads) // _UNPACK_BYTES_PER_SECOND
         try:
-            async with asyncio.timeout(LAUNCH_SECONDS):
+            async with asyncio.timeout(limit_seconds):
                 with launch.spawn(spec, order.uploads, resources, self._site.node) as handshake:
                     await self._shake_hands(handshake, order, resources, phases)
         except Canceled:
@@ -117,7 +119,7 @@ class Supervisor:
         except AttestationFailed as error:
             self._refused = Failure(Reason.ISOLATION, error.message)
         except TimeoutError:
-            self._refused = Failure(Reason.LAUNCH, f"job could not be started within {LAUNCH_SECONDS:g} s")
+            self._refused = Failure(Reason.LAUNCH, f"job could not be started within {limit_seconds:g} s")
         except (OSError, sqlite3.Error, JobletError) as error:
             self._refused = Failure(Reason.LAUNCH, f"job could not be started: {error}")
         else:

@@ -1,0 +1,123 @@
+"""Outputs whole and cut anywhere, listed, read, and removed when they are old or too many."""
+
+import asyncio
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from joblet.api import job_pb2
+from joblet.common import tree
+from joblet.common.errors import InvalidArgument, NotFound
+from joblet.common.ids import new_job_id
+from joblet.common.tree import Entry, Kind
+from joblet.executor import outputs
+from joblet.executor.launch import OutputLimits
+from joblet.executor.outputs import PARTIAL, WHOLE, Outputs
+
+THINGS = (
+    (Entry(b"d", Kind.DIRECTORY, 0o755, mtime_ns=5), b""),
+    (Entry(b"d/\xff", Kind.FILE, 0o640, 300_000, 7), bytes(range(250)) * 1200),
+    (Entry(b"d", Kind.LEAVE, 0o755), b""),
+    (Entry(b"l", Kind.LINK, 0o777, 3), b"d/x"),
+    (Entry(b"f", Kind.FILE, 0o600, 5), b"bytes"),
+)  # fmt: skip
+
+
+def end(left_out: int = 0, report: bytes = b"", at: int = 0) -> bytes:
+    return tree.header(Entry(b"", Kind.END, 0, len(report), left_out)) + report + at.to_bytes(8, "little")
+
+
+def archive(left_out: int = 0, report: bytes = b"") -> bytes:
+    body = tree.MAGIC + b"".join(tree.header(entry) + content for entry, content in THINGS)
+    return body + end(left_out, report, len(body))
+
+
+def store(tmp_path: Path, total: int = 1 << 30, age: float = 3600.0) -> Outputs:
+    return Outputs(tmp_path / "outputs", OutputLimits(1 << 30, 1000, 10.0, total, age))
+
+
+def left_by_init(tmp_path: Path, name: str, content: bytes) -> Path:
+    state_dir = tmp_path / "state"
+    state_dir.mkdir(exist_ok=True)
+    (state_dir / name).write_bytes(content)
+    return state_dir
+
+
+def read(kept: Outputs, job_id: str, path: str = "") -> list[job_pb2.OutputChunk]:
+    async def all_of_it() -> list[job_pb2.OutputChunk]:
+        return [chunk async for chunk in kept.read(job_id, path)]
+
+    return asyncio.run(all_of_it())
+
+
+def test_whole(tmp_path: Path) -> None:
+    kept, job_id = store(tmp_path), new_job_id()
+    assert kept.take(job_id, left_by_init(tmp_path, WHOLE, archive())) == ""
+    assert kept.take(job_id, tmp_path / "state") == "", "again after a crash"
+    chunks = read(kept, job_id)
+    assert [(chunk.path, chunk.rawPath, chunk.mode, chunk.size) for chunk in chunks if chunk.path] == [
+        ("d", b"", 0o755, 0), ("d/\\xff", b"d/\xff", 0o640, 300_000), ("l", b"", 0o777, 0), ("f", b"", 0o600, 5),
+    ]  # fmt: skip
+    assert b"".join(chunk.payload for chunk in chunks) == THINGS[1][1] + b"bytes"
+    assert (chunks[1].mtimeNs, chunks[3].linkTarget) == (7, b"d/x")
+    assert [chunk.path for chunk in read(kept, job_id, "d/") if chunk.path] == ["d", "d/\\xff"]
+    assert [chunk.payload for chunk in read(kept, job_id, "f")] == [b"bytes"]
+    with pytest.raises(NotFound, match='no such output of job .*: "nowhere"'):
+        read(kept, job_id, "nowhere")
+
+
+def test_what_was_left_out_is_told(tmp_path: Path) -> None:
+    report = b"too large\0huge\0it is no file, directory or link\0a\nfifo\0"
+    told = store(tmp_path).take(new_job_id(), left_by_init(tmp_path, WHOLE, archive(7, report)))
+    assert told == (
+        'outputs left out: 7 ("huge": too large; "a\\nfifo": it is no file, directory or link, ...)'
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7, 8, 9, 36, 37, 40, 300_080, 300_120, 300_160, len(archive()) - 9])
+def test_half_a_tree_ends_behind_its_last_whole_entry(tmp_path: Path, cut: int) -> None:
+    kept, job_id = store(tmp_path), new_job_id()
+    told = kept.take(job_id, left_by_init(tmp_path, PARTIAL, archive()[:cut]))
+    assert told == "outputs left out: 1 (collecting was cut off, everything behind the last one kept is missing)"
+    whole = io.BytesIO(archive()[: -len(end())])
+    expected = [entry.path for entry in tree.entries(whole) if entry.end <= cut]
+    listed = [file.path.encode() for file in kept.page(job_id, "").files]
+    assert len(listed) == len([path for path in dict.fromkeys(expected) if path])
+    read(kept, job_id)
+
+
+def test_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs, "PAGE_FILES", 3)
+    kept, job_id = store(tmp_path), new_job_id()
+    kept.take(job_id, left_by_init(tmp_path, WHOLE, archive()))
+    first = kept.page(job_id, "")
+    assert [file.path for file in first.files] == ["d", "d/\\xff", "l"]
+    second = kept.page(job_id, first.nextPageToken)
+    assert ([file.path for file in second.files], second.nextPageToken) == (["f"], "")
+    with pytest.raises(InvalidArgument, match="invalid pageToken"):
+        kept.page(job_id, "x")
+
+
+def test_nothing_kept(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    with pytest.raises(NotFound, match="no outputs are kept"):
+        kept.page(new_job_id(), "")
+    with pytest.raises(InvalidArgument, match="invalid job id"):
+        kept.page("../../etc", "")
+    kept.remove(new_job_id())
+
+
+def test_the_old_go_and_then_the_oldest_of_too_much(tmp_path: Path) -> None:
+    kept = store(tmp_path, total=2 * len(archive()), age=1000.0)
+    jobs = [new_job_id() for _ in range(4)]
+    for job_id in jobs:
+        kept.take(job_id, left_by_init(tmp_path, WHOLE, archive()))
+        os.utime(tmp_path / "outputs" / job_id, None)
+    there = {entry.name for entry in (tmp_path / "outputs").iterdir()}
+    assert len(there) == 2
+    assert jobs[-1] in there
+    os.utime(tmp_path / "outputs" / jobs[-1], (1, 1))
+    kept.sweep()
+    assert {entry.name for entry in (tmp_path / "outputs").iterdir()} == there - {jobs[-1]}
