@@ -63,6 +63,9 @@ def run_rnx(
     )
 
 
+UP_SECONDS = 240  # in a guest on a busy machine; it takes two on an idle one
+
+
 @dataclass(frozen=True, slots=True)
 class LocalSystem:
     """One `rnx local up`: its directory and public port."""
@@ -138,8 +141,10 @@ class LocalSystem:
 def local_system(directory: Path) -> Iterator[LocalSystem]:
     """A system in `directory`, taken down again whatever happens."""
     system = LocalSystem(directory, free_port())
-    up = run_rnx("local", "up", "--dir", directory, "--port", str(system.port), "--detach")
     try:
+        up = run_rnx(
+            "local", "up", "--dir", directory, "--port", str(system.port), "--detach", timeout_seconds=UP_SECONDS
+        )
         assert up.returncode == 0, up.stderr.decode() + up.stdout.decode()
         yield system
     finally:
