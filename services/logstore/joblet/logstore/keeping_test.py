@@ -332,8 +332,9 @@ def killed_again_and_again(process: LogStoreProcess, done: Callable[[], bool], s
     print(f"killed {kills} times")
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_while_it_seals_and_copies(tmp_path: Path) -> None:
-    count = int(os.environ.get("JOBLET_KILLED_LOGS", "6"))
+    count = int(os.environ.get("JOBLET_KILLED_LOGS", "4"))
     archive = tmp_path / "archive"
     contents = {job(number): random.Random(number).randbytes(number * 999_983 % (4 * MIB)) for number in range(count)}
     with logstore(tmp_path) as process:
@@ -356,8 +357,9 @@ def test_killed_at_any_moment_while_it_seals_and_copies(tmp_path: Path) -> None:
             assert read(process, job_id=job_id) == content
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_while_it_removes_fronts(tmp_path: Path) -> None:
-    content = random.Random(7).randbytes(int(os.environ.get("JOBLET_KILLED_MIB", "16")) * MIB)
+    content = random.Random(7).randbytes(int(os.environ.get("JOBLET_KILLED_MIB", "8")) * MIB)
     with logstore(tmp_path, retention={"maxJobSizeMb": 1, "readerHold": "0s"}) as process:
         with process.log_files(JOB) as log, writer(log) as init:
             assert init.stdin is not None
@@ -380,9 +382,10 @@ def test_killed_at_any_moment_while_it_removes_fronts(tmp_path: Path) -> None:
         assert b"".join(chunk.payload for chunk in received) == content[received[0].offset :]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_while_it_removes_logs(tmp_path: Path) -> None:
     """Each log is whole or gone, the newest are there, and nothing is left over of the others."""
-    contents = {job(number): random.Random(number).randbytes(MIB // 4) for number in range(24)}
+    contents = {job(number): random.Random(number).randbytes(MIB // 4) for number in range(16)}
     with logstore(tmp_path) as process:
         for job_id, content in contents.items():
             write(process, content, job_id)
