@@ -53,4 +53,9 @@ def test_a_job_that_was_accepted_and_is_stopped_before_it_is_ordered_again(own_j
     with halted_inits(own_joblet.pids()["executor"]):
         job_id = own_joblet.run("--network=none", "sleep", "1000")
         os.kill(own_joblet.pids()["executor"], signal.SIGKILL)
-    assert "Status: STOPPED" in own_joblet.output("job", "stop", job_id)
+
+    def stopped() -> bool:  # the executor may take longer to come back than a stop waits for it
+        own_joblet.rnx("job", "stop", job_id)
+        return own_joblet.status(job_id)["Status"] == "STOPPED"
+
+    wait_for("STOPPED", stopped, timeout_seconds=60)
