@@ -136,7 +136,7 @@ HARDENING: Final[tuple[Mutation, ...]] = (
     _limit("SIGPENDING", "4096, 4096", "4096, 4097"),
     take("output pipe can be read back", "init.c", "FD_PIPE_READ, 0222)", "FD_PIPE_READ, 0666)"),
     take("init keeps the spec", "init.c", "    close_all(FD_SPEC, FD_SPEC);\n"),
-    take("init keeps the template and the user namespace", "init.c", "    close_all(FD_TEMPLATE, FD_USERNS);\n"),
+    cut("init keeps the template and the user namespace", "init.c", "close_all(FD_TEMPLATE"),
     take("init keeps the uploads", "init.c", "    close_all(FD_UPLOADS, FD_UPLOADS);\n"),
     take("init keeps the cgroup", "init.c", "    close_all(FD_NETNS, FD_PIPE_READ - 1);\n"),
     take("init keeps /proc/sys", "init.c", "    close_all(FD_PROC_SYS, ~0U);\n"),
