@@ -43,6 +43,8 @@ def test_kills_of_services_cost_the_reader_no_byte(own_joblet: LocalSystem) -> N
     enough = threading.Event()
     killer = threading.Thread(target=kill_services, args=(own_joblet, killed, enough))
     received, result = 0, hashlib.sha256()
+    # An executor killed in the middle of a launch ends that job before it has printed anything.
+    wait_for("RUNNING", lambda: own_joblet.status(job_id)["Status"] == "RUNNING")
     with subprocess.Popen(
         [RNX, "--config", own_joblet.directory / "rnx-config.yml", "job", "log", job_id],
         env=CLEAN_ENVIRONMENT,

@@ -78,9 +78,9 @@ def test_values_that_are_refused(joblet: LocalSystem) -> None:
 def test_until_ends_while_the_job_runs(joblet: LocalSystem) -> None:
     job_id = joblet.run("sh", "-c", "while echo tick; do sleep 0.02; done")
     wait_for("output", lambda: lines_of(joblet, "--no-follow", job_id))
-    now = datetime.now(UTC).isoformat()
-    printed = lines_of(joblet, "-t", f"--until={now}", job_id)
-    assert all(STAMP.match(line)[1].decode() <= now for line in printed)  # type: ignore[index]
+    now = datetime.now(UTC)
+    printed = lines_of(joblet, "-t", f"--until={now.isoformat()}", job_id)
+    assert all(datetime.fromisoformat(STAMP.match(line)[1].decode()) <= now for line in printed)  # type: ignore[index]
     assert joblet.status(job_id)["Status"] == "RUNNING"
     joblet.output("job", "stop", job_id)
 
