@@ -47,7 +47,9 @@ def main() -> None:
 
 def sleeper(stub: job_pb2_grpc.JobServiceStub) -> str:
     """The id of a job that runs until it is stopped."""
-    return stub.RunJob(job_pb2.RunJobReq(command="sleep", args=["1000"], network="none"), timeout=60).job.uuid
+    # Small enough that the node has room for all of them at once.
+    request = job_pb2.RunJobReq(command="sleep", args=["1000"], network="none", maxCPU=10, maxMemory=64)
+    return stub.RunJob(request, timeout=60).job.uuid
 
 
 def state(stub: job_pb2_grpc.JobServiceStub, job_id: str) -> str:
