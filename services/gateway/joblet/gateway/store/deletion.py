@@ -32,8 +32,8 @@ _NOTED = Statement(
 _DONE = Statement(delete(deletions).where(deletions.c.job_id == bindparam("job")))
 _OLDEST = Statement(
     select(jobs.c.sequence, jobs.c.id, jobs.c.ended_ns)
-    .where(jobs.c.sequence <= bindparam("last"), ENDED)
-    .order_by(jobs.c.sequence)
+    .where(jobs.c.sequence <= bindparam("last"), text("ended_ns > 0"), ENDED)
+    .order_by(jobs.c.ended_ns, jobs.c.sequence)
     .limit(bindparam("count"))
 )
 _LAST = Statement(select(func.max(jobs.c.sequence)))
@@ -79,7 +79,7 @@ def done(connection: Connection, job_ids: Iterable[str]) -> None:
 
 
 def oldest(connection: Connection, count: int, last: int) -> list[Finished]:
-    """The first `count` jobs that have ended, in order of submission, up to sequence number `last`."""
+    """Of the jobs up to sequence number `last`, the `count` that ended first, in that order."""
     return [Finished(*row) for row in _OLDEST.rows(connection, {"count": count, "last": last})]
 
 

@@ -224,6 +224,8 @@ Index(
 )  # fmt: skip
 _scheduled = jobs.c.state == JobState.SCHEDULED.value
 Index("jobs_due", jobs.c.state, jobs.c.due_ns, sqlite_where=_scheduled, postgresql_where=_scheduled)
+_with_end = text("ended_ns > 0")
+Index("jobs_ended", jobs.c.ended_ns, sqlite_where=_with_end, postgresql_where=_with_end)
 Index("jobs_state", jobs.c.state, jobs.c.queued_ns, jobs.c.rank)
 
 _executed = jobs.c.execution_id != ""
