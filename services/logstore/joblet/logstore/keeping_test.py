@@ -394,8 +394,10 @@ def test_killed_at_any_moment_while_it_removes_logs(tmp_path: Path) -> None:
         process.start()
 
         def few_left() -> bool:
+            # Eight and their indexes are over the limit. A log that is being sealed is passed over once, so that it may
+            # be the eighth for a moment.
             left = [files(process, job_id) for job_id in contents]
-            return sum(bool(names) for names in left) <= 8 and all(names <= {"sealed", "index"} for names in left)
+            return sum(bool(names) for names in left) <= 7 and all(names <= {"sealed", "index"} for names in left)
 
         killed_again_and_again(process, few_left, seconds=0.1)
         left = [job_id for job_id in contents if files(process, job_id)]
