@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import joblet.common  # isort: skip  # it has its say about TLS before limited imports grpc
+
 import leftovers
 import pytest
 from limited import Limited, limited_system
