@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from urllib.request import urlopen
 
 import yaml
 from local_system import LocalSystem
-
-
-def _config(system: LocalSystem) -> Path:
-    return system.directory / "config/joblet-config.yml"
+from service_settings import config_path, set_service
 
 
 def set_logstore(system: LocalSystem, **settings: object) -> None:
     """Gives it these keys of its section, and starts it again."""
-    document = yaml.safe_load(_config(system).read_text())
-    document["logstore"] |= settings
-    _config(system).write_text(yaml.safe_dump(document))
-    system.kill("logstore")
+    set_service(system, "logstore", **settings)
 
 
 def logstore_metrics(system: LocalSystem) -> dict[str, float]:
     """By name, summed over labels."""
-    address = yaml.safe_load(_config(system).read_text())["logstore"]["metricsListen"]
+    address = yaml.safe_load(config_path(system).read_text())["logstore"]["metricsListen"]
     with urlopen(f"http://{address}/metrics", timeout=30) as answer:
         lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
     found: dict[str, float] = {}

@@ -6,13 +6,13 @@ characters in them are shown escaped, so one job is always one line and no text 
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from joblet.api.job_pb2 import FileUpload, GetJobStatusRes, Job, JobAttempt
+from joblet.api.job_pb2 import FileUpload, GetJobStatusRes, Job, JobAttempt, ListJobOutputsRes
 from joblet.common.units import MIB, NS_PER_SECOND
 
 _HOST_NETWORK = "host"
@@ -161,6 +161,18 @@ def kept_file(file: FileUpload) -> str:
     return f"{kind}{file.mode:04o} {file.size:>12} {time} {printable(file.path)}{target}"
 
 
+def attempts_with_outputs(page: ListJobOutputsRes) -> Iterator[str]:
+    """Of a job that was retried: whose outputs are shown, and whose there are besides."""
+    if not page.attempt:
+        return
+    others = [str(some.number) for some in page.attempts if some.number != page.attempt and not some.unavailable]
+    besides = f"; attempts that have outputs, too: {', '.join(others)} (--attempt)" if others else ""
+    yield f"Outputs of attempt {page.attempt}{besides}"
+    for some in page.attempts:
+        if some.unavailable:
+            yield f"Whether attempt {some.number} has outputs is not known: {some.unavailable}"
+
+
 def network(name: str) -> str:
     return _NETWORK_NOTES.get(name, printable(name))
 
@@ -198,9 +210,11 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def json_list(name: str, messages: Iterable[Message]) -> Iterator[str]:
-    """`{"<name>": [...]}`, an entry at a time: a long list never stands in memory as a whole."""
-    yield f'{{"{name}": ['
+def json_list(name: str, messages: Iterable[Message], others: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """`{"<name>": [...]}`, an entry at a time: a long list never stands in memory as a whole. `others` are further
+    fields, which come first."""
+    first = "".join(f'"{key}": {json.dumps(value, ensure_ascii=False)}, ' for key, value in (others or {}).items())
+    yield f'{{{first}"{name}": ['
     comma = ""
     for message in messages:
         yield comma + json.dumps(as_dict(message), ensure_ascii=False)

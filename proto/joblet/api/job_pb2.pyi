@@ -1338,18 +1338,22 @@ class GetJobOutputReq(_message.Message):
 
     UUID_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     path: _builtins.str
     """a file, or a directory with everything in it; empty for all outputs"""
+    attempt: _builtins.int
+    """of a job that was retried: those of this attempt; 0 for the latest one"""
     def __init__(
         self,
         *,
         uuid: _builtins.str = ...,
         path: _builtins.str = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "path", b"path", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1407,17 +1411,21 @@ class ListJobOutputsReq(_message.Message):
 
     UUID_FIELD_NUMBER: _builtins.int
     PAGETOKEN_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     pageToken: _builtins.str
+    attempt: _builtins.int
+    """as GetJobOutputReq.attempt"""
     def __init__(
         self,
         *,
         uuid: _builtins.str = ...,
         pageToken: _builtins.str = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pageToken", b"pageToken", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "pageToken", b"pageToken", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1429,23 +1437,60 @@ class ListJobOutputsRes(_message.Message):
 
     FILES_FIELD_NUMBER: _builtins.int
     NEXTPAGETOKEN_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     nextPageToken: _builtins.str
     """empty on the last page"""
+    attempt: _builtins.int
+    """of a job that may be retried: whose outputs these are"""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileUpload]: ...
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptOutputs]:
+        """of such a job, on the first page: the attempts that have some, oldest first"""
+
     def __init__(
         self,
         *,
         files: _abc.Iterable[Global___FileUpload] | None = ...,
         nextPageToken: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        attempts: _abc.Iterable[Global___AttemptOutputs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "nextPageToken", b"nextPageToken"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempts", b"attempts", "files", b"files", "nextPageToken", b"nextPageToken"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListJobOutputsRes: _TypeAlias = ListJobOutputsRes  # noqa: Y015
+
+@_typing.final
+class AttemptOutputs(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    SIZEBYTES_FIELD_NUMBER: _builtins.int
+    UNAVAILABLE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    sizeBytes: _builtins.int
+    """of what is kept, names included"""
+    unavailable: _builtins.str
+    """why it cannot be said just now whether this attempt has some, in words"""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        sizeBytes: _builtins.int = ...,
+        unavailable: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "sizeBytes", b"sizeBytes", "unavailable", b"unavailable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptOutputs: _TypeAlias = AttemptOutputs  # noqa: Y015
 
 @_typing.final
 class ExecInput(_message.Message):

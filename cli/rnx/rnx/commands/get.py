@@ -1,5 +1,6 @@
 """`rnx get`: what was kept of a job's /work."""
 
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from rnx.cli import Verb, flags
 from rnx.session import JOB_ID, connect, show
 
 if TYPE_CHECKING:
-    from joblet.api.job_pb2 import FileUpload
+    from joblet.api.job_pb2 import FileUpload, ListJobOutputsReq, ListJobOutputsRes
     from rnx.client import Client
 
 
@@ -24,54 +25,71 @@ Examples:
   rnx job run --output 'results/**' --output '*.log' ./train
   rnx job get f47ac10b --list
   rnx job get f47ac10b -o results            # everything, below ./results
-  rnx job get f47ac10b report.csv -o -       # one file, to standard output""",
+  rnx job get f47ac10b report.csv -o -       # one file, to standard output
+  rnx job get f47ac10b --attempt 1 -o first  # of a job that was retried, the first attempt's""",
 )
 @click.option("--list", "only_list", is_flag=True, help="Show what was kept instead of fetching it")
 @click.option(
     "--output-dir", "-o", "directory", type=click.Path(path_type=Path), default=".", metavar="DIR",
     help='Directory to write to, "-" for one file to standard output (default: the current one)',
 )  # fmt: skip
+@click.option(
+    "--attempt", type=click.IntRange(min=1), metavar="N",
+    help="Of a job that was retried: what this attempt left (default: the latest)",
+)  # fmt: skip
 @JOB_ID
 @click.argument("path", metavar="[PATH]", default="")
-def get(job_id: str, path: str, only_list: bool, directory: Path) -> None:
+def get(job_id: str, path: str, only_list: bool, directory: Path, attempt: int | None) -> None:
     """Fetch what was kept of a job's /work: what it declared with --output, once it has ended.
 
-    PATH is a file, or a directory with everything in it. Files that are here already are replaced.
+    PATH is a file, or a directory with everything in it. Files that are here already are replaced. Of a job that was
+    retried, --list says which attempts have outputs.
     """
     with connect() as client:
         if only_list:
-            _list(client, job_id, path)
+            _list(client, job_id, path, attempt or 0)
         else:
-            _fetch(client, job_id, path, directory)
+            _fetch(client, job_id, path, directory, attempt or 0)
 
 
-def _list(client: "Client", job_id: str, path: str) -> None:
+def _list(client: "Client", job_id: str, path: str, attempt: int) -> None:
+    from joblet.api.job_pb2 import ListJobOutputsReq
     from rnx import output
 
     wanted = path.rstrip("/")
-    files = [file for file in _files(client, job_id) if not wanted or f"{file.path}/".startswith(f"{wanted}/")]
-    show(output.json_list("files", files) if flags().json else map(output.kept_file, files))
+    pages = _pages(client, ListJobOutputsReq(uuid=job_id, attempt=attempt))
+    first = next(pages)
+    files = [file for file in _files(first, pages) if not wanted or f"{file.path}/".startswith(f"{wanted}/")]
+    if flags().json:
+        attempts = [output.as_dict(some) for some in first.attempts]
+        show(output.json_list("files", files, {"attempt": first.attempt, "attempts": attempts}))
+        return
+    for line in output.attempts_with_outputs(first):
+        click.echo(line, err=True)
+    show(map(output.kept_file, files))
 
 
-def _files(client: "Client", job_id: str) -> "Iterator[FileUpload]":
-    from joblet.api.job_pb2 import ListJobOutputsReq
-
-    token = ""
+def _pages(client: "Client", request: "ListJobOutputsReq") -> "Iterator[ListJobOutputsRes]":
     while True:
-        page = client.call_repeatable(lambda stub: stub.ListJobOutputs, ListJobOutputsReq(uuid=job_id, pageToken=token))
-        yield from page.files
-        token = page.nextPageToken
-        if not token:
+        page = client.call_repeatable(lambda stub: stub.ListJobOutputs, request)
+        yield page
+        request.pageToken = page.nextPageToken
+        if not request.pageToken:
             return
 
 
-def _fetch(client: "Client", job_id: str, path: str, directory: Path) -> None:
+def _files(first: "ListJobOutputsRes", others: "Iterator[ListJobOutputsRes]") -> "Iterator[FileUpload]":
+    for page in itertools.chain([first], others):
+        yield from page.files
+
+
+def _fetch(client: "Client", job_id: str, path: str, directory: Path, attempt: int) -> None:
     import grpc
 
     from joblet.api.job_pb2 import GetJobOutputReq
     from rnx import treewrite
 
-    chunks = client.stream(lambda stub: stub.GetJobOutput, GetJobOutputReq(uuid=job_id, path=path))
+    chunks = client.stream(lambda stub: stub.GetJobOutput, GetJobOutputReq(uuid=job_id, path=path, attempt=attempt))
     try:
         if str(directory) == "-":
             treewrite.contents(chunks, sys.stdout.buffer)

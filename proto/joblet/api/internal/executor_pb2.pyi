@@ -84,6 +84,7 @@ class JobSpec(_message.Message):
     SHOWN_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    EARLIER_ATTEMPTS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     command: _builtins.str
     cpu_percent: _builtins.int
@@ -121,6 +122,10 @@ class JobSpec(_message.Message):
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """patterns of what is kept of /work"""
 
+    @_builtins.property
+    def earlier_attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___EarlierAttempt]:
+        """those that this node had, of a job that is retried and has outputs"""
+
     def __init__(
         self,
         *,
@@ -143,14 +148,38 @@ class JobSpec(_message.Message):
         shown_id: _builtins.str = ...,
         attempt: _builtins.int = ...,
         outputs: _abc.Iterable[_builtins.str] | None = ...,
+        earlier_attempts: _abc.Iterable[Global___EarlierAttempt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attempt", b"attempt", "command", b"command", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "environment", b"environment", "io_bytes_per_second", b"io_bytes_per_second", "job_id", b"job_id", "max_processes", b"max_processes", "memory_bytes", b"memory_bytes", "network", b"network", "outputs", b"outputs", "profile", b"profile", "request_id", b"request_id", "secret_environment", b"secret_environment", "shown_id", b"shown_id", "timeout_seconds", b"timeout_seconds", "uploads", b"uploads", "work_dir", b"work_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "attempt", b"attempt", "command", b"command", "cpu_cores", b"cpu_cores", "cpu_percent", b"cpu_percent", "earlier_attempts", b"earlier_attempts", "environment", b"environment", "io_bytes_per_second", b"io_bytes_per_second", "job_id", b"job_id", "max_processes", b"max_processes", "memory_bytes", b"memory_bytes", "network", b"network", "outputs", b"outputs", "profile", b"profile", "request_id", b"request_id", "secret_environment", b"secret_environment", "shown_id", b"shown_id", "timeout_seconds", b"timeout_seconds", "uploads", b"uploads", "work_dir", b"work_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015
+
+@_typing.final
+class EarlierAttempt(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    job_id: _builtins.str
+    """that the node knows it by"""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EarlierAttempt: _TypeAlias = EarlierAttempt  # noqa: Y015
 
 @_typing.final
 class StartJobRequest(_message.Message):
@@ -549,6 +578,69 @@ class Refusal(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+
+@_typing.final
+class FindOutputsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        job_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_ids", b"job_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindOutputsRequest: _TypeAlias = FindOutputsRequest  # noqa: Y015
+
+@_typing.final
+class FindOutputsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def kept(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptOutputs]: ...
+    def __init__(
+        self,
+        *,
+        kept: _abc.Iterable[Global___KeptOutputs] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindOutputsResponse: _TypeAlias = FindOutputsResponse  # noqa: Y015
+
+@_typing.final
+class KeptOutputs(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    size_bytes: _builtins.int
+    """as they lie on the disk"""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptOutputs: _TypeAlias = KeptOutputs  # noqa: Y015
 
 @_typing.final
 class ForgetJobRequest(_message.Message):

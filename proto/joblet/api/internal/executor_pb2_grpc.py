@@ -75,6 +75,11 @@ class ExecutorServiceStub:
                 request_serializer=joblet_dot_api_dot_job__pb2.ListJobOutputsReq.SerializeToString,
                 response_deserializer=joblet_dot_api_dot_job__pb2.ListJobOutputsRes.FromString,
                 _registered_method=True)
+        self.FindOutputs = channel.unary_unary(
+                '/joblet.internal.ExecutorService/FindOutputs',
+                request_serializer=joblet_dot_api_dot_internal_dot_executor__pb2.FindOutputsRequest.SerializeToString,
+                response_deserializer=joblet_dot_api_dot_internal_dot_executor__pb2.FindOutputsResponse.FromString,
+                _registered_method=True)
 
 
 class ExecutorServiceServicer:
@@ -141,6 +146,13 @@ class ExecutorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindOutputs(self, request, context):
+        """Which of these jobs have outputs here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExecutorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -183,6 +195,11 @@ def add_ExecutorServiceServicer_to_server(servicer, server):
                     servicer.ListOutputs,
                     request_deserializer=joblet_dot_api_dot_job__pb2.ListJobOutputsReq.FromString,
                     response_serializer=joblet_dot_api_dot_job__pb2.ListJobOutputsRes.SerializeToString,
+            ),
+            'FindOutputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindOutputs,
+                    request_deserializer=joblet_dot_api_dot_internal_dot_executor__pb2.FindOutputsRequest.FromString,
+                    response_serializer=joblet_dot_api_dot_internal_dot_executor__pb2.FindOutputsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -401,6 +418,33 @@ class ExecutorService:
             '/joblet.internal.ExecutorService/ListOutputs',
             joblet_dot_api_dot_job__pb2.ListJobOutputsReq.SerializeToString,
             joblet_dot_api_dot_job__pb2.ListJobOutputsRes.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindOutputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/joblet.internal.ExecutorService/FindOutputs',
+            joblet_dot_api_dot_internal_dot_executor__pb2.FindOutputsRequest.SerializeToString,
+            joblet_dot_api_dot_internal_dot_executor__pb2.FindOutputsResponse.FromString,
             options,
             channel_credentials,
             insecure,

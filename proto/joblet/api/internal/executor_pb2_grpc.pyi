@@ -57,6 +57,8 @@ class ExecutorServiceStub:
     ReadOutputs: _grpc.UnaryStreamMultiCallable[_job_pb2.GetJobOutputReq, _job_pb2.OutputChunk]
     """What was kept of a job's /work; `uuid` is the whole id. NOT_FOUND when nothing is kept (any more)."""
     ListOutputs: _grpc.UnaryUnaryMultiCallable[_job_pb2.ListJobOutputsReq, _job_pb2.ListJobOutputsRes]
+    FindOutputs: _grpc.UnaryUnaryMultiCallable[_executor_pb2.FindOutputsRequest, _executor_pb2.FindOutputsResponse]
+    """Which of these jobs have outputs here."""
 
 @_typing.type_check_only
 class ExecutorServiceAsyncStub(ExecutorServiceStub):
@@ -86,6 +88,8 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     ReadOutputs: _aio.UnaryStreamMultiCallable[_job_pb2.GetJobOutputReq, _job_pb2.OutputChunk]  # type: ignore[assignment]
     """What was kept of a job's /work; `uuid` is the whole id. NOT_FOUND when nothing is kept (any more)."""
     ListOutputs: _aio.UnaryUnaryMultiCallable[_job_pb2.ListJobOutputsReq, _job_pb2.ListJobOutputsRes]  # type: ignore[assignment]
+    FindOutputs: _aio.UnaryUnaryMultiCallable[_executor_pb2.FindOutputsRequest, _executor_pb2.FindOutputsResponse]  # type: ignore[assignment]
+    """Which of these jobs have outputs here."""
 
 class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -160,5 +164,13 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_pb2.ListJobOutputsReq,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.ListJobOutputsRes, _abc.Awaitable[_job_pb2.ListJobOutputsRes]]: ...
+
+    @_abc_1.abstractmethod
+    def FindOutputs(
+        self,
+        request: _executor_pb2.FindOutputsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executor_pb2.FindOutputsResponse, _abc.Awaitable[_executor_pb2.FindOutputsResponse]]:
+        """Which of these jobs have outputs here."""
 
 def add_ExecutorServiceServicer_to_server(servicer: ExecutorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -180,7 +180,7 @@ class Executor:
         state = site.states.make(order.job_id)
         holdings.callback(site.states.remove, order.job_id)
         if order.outputs:
-            site.outputs.expect(site.states.path(order.job_id))
+            site.outputs.expect(site.states.path(order.job_id), order.earlier)
         descriptors.callback(os.close, state)
         opening = descriptors.enter_context(closing(site.logs.opening(order.job_id)))
         cgroup = site.cgroups.create(order.job_id, order.limits, site.devices)

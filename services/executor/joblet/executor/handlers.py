@@ -35,6 +35,7 @@ ACCESS: AccessTable = {
     f"/{SERVICE.full_name}/PutContent": Access("put_content", _GATEWAY),
     f"/{SERVICE.full_name}/ReadOutputs": Access("read_outputs", _GATEWAY),
     f"/{SERVICE.full_name}/ListOutputs": Access("list_outputs", _GATEWAY),
+    f"/{SERVICE.full_name}/FindOutputs": Access("find_outputs", _GATEWAY),
 }
 
 
@@ -110,3 +111,10 @@ class JobsOfNode(ExecutorServiceServicer):
 
     async def ListOutputs(self, request: job_pb2.ListJobOutputsReq, context: "Context") -> job_pb2.ListJobOutputsRes:
         return await asyncio.to_thread(self._outputs.page, request.uuid, request.pageToken)
+
+    async def FindOutputs(
+        self, request: executor_pb2.FindOutputsRequest, context: "Context"
+    ) -> executor_pb2.FindOutputsResponse:
+        sizes = self._outputs.sizes(request.job_ids)
+        kept = [executor_pb2.KeptOutputs(job_id=job_id, size_bytes=size) for job_id, size in sizes.items()]
+        return executor_pb2.FindOutputsResponse(kept=kept)

@@ -34,6 +34,14 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """An attempt of a job that is retried, before the present one; `job_id` is what this node knows it by."""
+
+    number: int
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """What the gateway asks for, checked. `secrets` are never written to disk or logged."""
 
@@ -52,6 +60,7 @@ class Order:
     shown_id: str  # what its users know it by
     attempt: int  # from 1; 0 for a job that is not retried
     outputs: tuple[str, ...] = ()
+    earlier: tuple[Earlier, ...] = ()  # those this node had, of a job with outputs
 
 
 @dataclass(frozen=True, slots=True)

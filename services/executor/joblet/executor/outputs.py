@@ -3,13 +3,18 @@
 init leaves `outputs` in the job's state directory when it has all, `outputs.tmp` when it was killed or took too long:
 then what is whole of it is kept, and the job's message says that it is not all. Nothing that a job can write is
 followed or opened here: these files are the executor's own.
+
+Each attempt of a job that is retried is a job here, and has outputs of its own. Together they may be what one job may
+keep: when there are more, those of the oldest attempts go, and the message of the attempt that came last says so.
 """
 
 import asyncio
 import contextlib
+import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -19,13 +24,39 @@ from joblet.common.contents import CHUNK_BYTES
 from joblet.common.errors import InvalidArgument, NotFound
 from joblet.common.ids import is_job_id
 from joblet.common.tree import Entry, Kind
+from joblet.executor.job import Earlier
 from joblet.executor.launch import OutputLimits
 
 WHOLE: Final = "outputs"
 PARTIAL: Final = "outputs.tmp"
+EXPECTED: Final = "outputs.expected"
 PAGE_FILES: Final = 1000
 _FOOTER_BYTES: Final = 8  # behind END: where it begins
 _SHOWN: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What the state directory of a job that declared outputs says of them, as JSON, until the job is over."""
+
+    earlier: tuple[Earlier, ...] = ()
+    removed: tuple[int, ...] = ()  # numbers of attempts whose outputs make room for this one's
+
+    @classmethod
+    def read(cls, state_dir: Path) -> "_Expected":
+        try:
+            fields = json.loads((state_dir / EXPECTED).read_text())
+        except FileNotFoundError:
+            return cls()
+        return cls(tuple(Earlier(*attempt) for attempt in fields["earlier"]), tuple(fields["removed"]))
+
+    def write(self, state_dir: Path) -> None:
+        """At once: a reader finds the old text or the new one."""
+        earlier = [[attempt.number, attempt.job_id] for attempt in self.earlier]
+        new = state_dir / f"{EXPECTED}.new"
+        new.touch(mode=0o600)
+        new.write_text(json.dumps({"earlier": earlier, "removed": self.removed}))
+        new.replace(state_dir / EXPECTED)
 
 
 class Outputs:
@@ -37,8 +68,10 @@ class Outputs:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @staticmethod
-    def expect(state_dir: Path) -> None:
-        """Marks a job that declared outputs: should there be none at its end, that is noticed."""
+    def expect(state_dir: Path, earlier: Iterable[Earlier] = ()) -> None:
+        """Marks a job that declared outputs: should there be none at its end, that is noticed. `earlier` are its
+        attempts that this node had before."""
+        _Expected(tuple(earlier)).write(state_dir)
         (state_dir / PARTIAL).touch(mode=0o600)
 
     def seconds(self, state_dir: Path) -> float:
@@ -46,7 +79,7 @@ class Outputs:
         return self._limits.seconds if self.expected(state_dir) else 0.0
 
     def expected(self, state_dir: Path) -> bool:
-        return (state_dir / PARTIAL).exists() or (state_dir / WHOLE).exists()
+        return any((state_dir / name).exists() for name in (EXPECTED, PARTIAL, WHOLE))
 
     def take(self, job_id: str, state_dir: Path) -> str:
         """Moves what init collected here; what of it is missing, in words. Again after a crash: the same."""
@@ -58,9 +91,47 @@ class Outputs:
             partial.replace(kept)
         if not kept.exists():
             return ""
+        removed = self._make_room(job_id, state_dir)
         self.sweep()
         with kept.open("rb") as archive:
-            return _missing(archive)
+            missing = _missing(archive)
+        return "; ".join(text for text in (missing, removed) if text)
+
+    def _make_room(self, job_id: str, state_dir: Path) -> str:
+        """Removes the outputs of the oldest attempts as long as all together are too much; which, in words."""
+        expected = _Expected.read(state_dir)
+        if not expected.removed:  # else a crash came between the decision and the end that tells it
+            expected = replace(expected, removed=self._too_much(job_id, expected.earlier))
+            if expected.removed:
+                expected.write(state_dir)
+        for attempt in expected.earlier:
+            if attempt.number in expected.removed:
+                self.remove(attempt.job_id)
+        if not expected.removed:
+            return ""
+        numbers = ", ".join(map(str, expected.removed))
+        return f"outputs removed of attempt {numbers}: with those of later ones they are more than one job may keep"
+
+    def _too_much(self, job_id: str, earlier: Collection[Earlier]) -> tuple[int, ...]:
+        """The numbers of the attempts whose outputs have no place beside later ones'."""
+        total_bytes, total_files = self._amount(job_id) if earlier else (0, 0)
+        removed = []
+        for attempt in sorted(earlier, key=lambda attempt: attempt.number, reverse=True):
+            if not self._path(attempt.job_id).exists():
+                continue
+            size, files = self._amount(attempt.job_id)
+            total_bytes, total_files = total_bytes + size, total_files + files
+            if total_bytes > self._limits.one_bytes or total_files > self._limits.files:
+                removed.append(attempt.number)
+        return tuple(sorted(removed))
+
+    def _amount(self, job_id: str) -> tuple[int, int]:
+        """How many bytes and things are kept, as far as they can be read, counted as collect.c does."""
+        size = count = 0
+        with self._open(job_id) as archive, contextlib.suppress(InvalidArgument):
+            for entry in _things(archive, 0):
+                size, count = size + entry.size, count + 1
+        return size, count
 
     def sweep(self) -> None:
         """Removes what is too old, then the oldest of what is too much."""
@@ -76,6 +147,14 @@ class Outputs:
 
     def remove(self, job_id: str) -> None:
         self._path(job_id).unlink(missing_ok=True)
+
+    def sizes(self, job_ids: Iterable[str]) -> dict[str, int]:
+        """Of those jobs that have outputs, how many bytes these take on the disk."""
+        found = {}
+        for job_id in job_ids:
+            with contextlib.suppress(FileNotFoundError):
+                found[job_id] = self._path(job_id).stat().st_size
+        return found
 
     def page(self, job_id: str, token: str) -> job_pb2.ListJobOutputsRes:
         """Raises NotFound when nothing is kept, InvalidArgument for a bad token."""

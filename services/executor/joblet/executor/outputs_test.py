@@ -13,8 +13,9 @@ from joblet.common.errors import InvalidArgument, NotFound
 from joblet.common.ids import new_job_id
 from joblet.common.tree import Entry, Kind
 from joblet.executor import outputs
+from joblet.executor.job import Earlier
 from joblet.executor.launch import OutputLimits
-from joblet.executor.outputs import PARTIAL, WHOLE, Outputs
+from joblet.executor.outputs import EXPECTED, PARTIAL, WHOLE, Outputs
 
 THINGS = (
     (Entry(b"d", Kind.DIRECTORY, 0o755, mtime_ns=5), b""),
@@ -121,3 +122,49 @@ def test_the_old_go_and_then_the_oldest_of_too_much(tmp_path: Path) -> None:
     os.utime(tmp_path / "outputs" / jobs[-1], (1, 1))
     kept.sweep()
     assert {entry.name for entry in (tmp_path / "outputs").iterdir()} == there - {jobs[-1]}
+
+
+def attempts(tmp_path: Path, kept: Outputs, count: int) -> tuple[list[str], str]:
+    """So many attempts of one job, one after the other: their ids, and what the last one's end says."""
+    jobs: list[str] = []
+    said = ""
+    for _ in range(count):
+        jobs.append(new_job_id())
+        state_dir = left_by_init(tmp_path, PARTIAL, b"")
+        kept.expect(state_dir, [Earlier(number, job_id) for number, job_id in enumerate(jobs[:-1], start=1)])
+        (state_dir / PARTIAL).unlink()
+        left_by_init(tmp_path, WHOLE, archive())
+        said = kept.take(jobs[-1], state_dir)
+    return jobs, said
+
+
+CONTENT_BYTES = sum(entry.size for entry, _ in THINGS)
+
+
+@pytest.mark.parametrize(
+    ("limit_bytes", "files"), [(3 * CONTENT_BYTES - 1, 1000), (1 << 30, 3 * 4 - 1)], ids=["bytes", "files"]
+)
+def test_all_attempts_together_have_what_one_job_may_keep(tmp_path: Path, limit_bytes: int, files: int) -> None:
+    kept = Outputs(tmp_path / "outputs", OutputLimits(limit_bytes, files, 10.0, 1 << 30, 3600.0))
+    jobs, said = attempts(tmp_path, kept, 4)
+    assert said == "outputs removed of attempt 2: with those of later ones they are more than one job may keep"
+    assert kept.sizes(jobs) == dict.fromkeys(jobs[2:], len(archive()))
+    again = kept.take(jobs[3], tmp_path / "state")
+    assert again == said, "after a crash, when the end has not been told"
+
+
+def test_attempts_that_fit_stay(tmp_path: Path) -> None:
+    kept = Outputs(tmp_path / "outputs", OutputLimits(3 * CONTENT_BYTES, 3 * 4, 10.0, 1 << 30, 3600.0))
+    jobs, said = attempts(tmp_path, kept, 3)
+    assert (said, len(kept.sizes(jobs))) == ("", 3)
+
+
+def test_a_job_that_declared_outputs_is_known_by_its_directory(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    state_dir = tmp_path / "state"
+    state_dir.mkdir()
+    assert not kept.expected(state_dir)
+    kept.expect(state_dir)
+    assert sorted(path.name for path in state_dir.iterdir()) == [EXPECTED, PARTIAL]
+    kept.take(new_job_id(), state_dir)
+    assert kept.expected(state_dir), "until the end has been told: a crash may come before that"

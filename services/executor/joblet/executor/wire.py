@@ -16,7 +16,7 @@ from joblet.common.units import NS_PER_SECOND, parse_cpu_list
 from joblet.executor.admission import check_limits
 from joblet.executor.cgroup.limits import Limits
 from joblet.executor.environment import check_environment, work_dir_of
-from joblet.executor.job import Event, Network, Order, Outcome, Record, Started, Upload, Usage
+from joblet.executor.job import Earlier, Event, Network, Order, Outcome, Record, Started, Upload, Usage
 from joblet.executor.jobspec import Profile, UploadKind, is_safe_path
 
 _FILE_MODE: Final = 0o644
@@ -59,6 +59,7 @@ def order_from(spec: executor_pb2.JobSpec, default_max_processes: int) -> Order:
         shown_id=spec.shown_id or spec.job_id,
         attempt=spec.attempt,
         outputs=tuple(spec.outputs),
+        earlier=tuple(_earlier(attempt) for attempt in spec.earlier_attempts),
     )
 
 
@@ -126,6 +127,12 @@ def _check_command(command: str, args: Iterable[str]) -> None:
         raise InvalidArgument("invalid command: command is empty", field="command")
     if "\0" in command or any("\0" in argument for argument in args):
         raise InvalidArgument("invalid command: it holds a NUL byte", field="command")
+
+
+def _earlier(attempt: executor_pb2.EarlierAttempt) -> Earlier:
+    if not is_job_id(attempt.job_id):
+        raise InvalidArgument(f"invalid job id: {attempt.job_id!r}", field="earlier_attempts")
+    return Earlier(attempt.number, attempt.job_id)
 
 
 def _network(name: str) -> Network:

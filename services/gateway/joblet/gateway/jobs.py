@@ -269,6 +269,10 @@ class Jobs:
         """The job as it is or was in this attempt. Raises JobNotFound."""
         return await self._database.read(attempts.as_attempt, await self.find(job_id), number)
 
+    async def attempts(self, job: Job) -> list[Job]:
+        """The job as it was in each of its attempts, oldest first, and as it is now."""
+        return await self._database.read(attempts.all_of, job)
+
     async def reaches(self, job_id: str, number: int, *, wait: bool) -> bool:
         """Whether the job has come to this attempt; with `wait`, whether it will, known by its next attempt or end."""
         with self._changes.watch(job_id) as changed:

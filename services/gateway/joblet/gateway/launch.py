@@ -29,7 +29,7 @@ from joblet.gateway.store import attempts
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store import queue as queue_queries
 from joblet.gateway.store.database import Database
-from joblet.gateway.store.model import Job
+from joblet.gateway.store.model import Attempt, Job
 from joblet.gateway.uploads import Uploads
 from joblet.gateway.vault import Vault
 
@@ -72,7 +72,8 @@ class Launches:
             await self._fail(job, Reason.LAUNCH, error.message)
             return
         contents = await self._database.read(job_queries.contents_of, job.id)
-        self._launch(link, job, secrets, contents)
+        earlier = await self._database.read(attempts.with_outputs, job) if job.attempt > 1 else []
+        self._launch(link, job, secrets, contents, earlier)
 
     async def resubmit(self, link: Link, job_id: str) -> None:
         """Another attempt for a job that its node does not know, or may never have heard of; nothing if it was settled
@@ -110,10 +111,15 @@ class Launches:
                 self._overtaken.add(job_id)
 
     def _launch(
-        self, link: Link, job: Job, secrets: Mapping[str, str], contents: Sequence[bytes]
+        self,
+        link: Link,
+        job: Job,
+        secrets: Mapping[str, str],
+        contents: Sequence[bytes],
+        earlier: Sequence[Attempt] = (),
     ) -> asyncio.Task[JobletError | None]:
         assert self._tasks is not None
-        request = executor_pb2.StartJobRequest(spec=spec.executor_spec(job, secrets, contents))
+        request = executor_pb2.StartJobRequest(spec=spec.executor_spec(job, secrets, contents, earlier))
         task = self._tasks.create_task(self._attempt(link, job, request), name=f"start {job.id}")
         self._flying[job.id] = task
         task.add_done_callback(lambda _: self._landed(job.id, task))

@@ -8,7 +8,7 @@ counts bytes.
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from joblet.common.states import JobState
 from joblet.common.units import MIB
 from joblet.gateway import placement, retry, schedule, validation
 from joblet.gateway.placement import Capacity, Needs
-from joblet.gateway.store.model import Job, Node, Upload
+from joblet.gateway.store.model import Attempt, Job, Node, Upload
 
 WORK_DIR = "/work"
 FILE_MODE = 0o644
@@ -191,8 +191,10 @@ def new_job(submission: Submission, job_id: str, now_ns: int) -> dict[str, Any]:
     }
 
 
-def executor_spec(job: Job, secrets: Mapping[str, str], contents: Sequence[bytes]) -> executor_pb2.JobSpec:
-    """`contents` are those of `job.uploads`, in their order."""
+def executor_spec(
+    job: Job, secrets: Mapping[str, str], contents: Sequence[bytes], earlier: Iterable[Attempt] = ()
+) -> executor_pb2.JobSpec:
+    """`contents` are those of `job.uploads`, in their order; `earlier` are attempts that the job's node had."""
     return executor_pb2.JobSpec(
         job_id=job.execution,
         shown_id=job.id,
@@ -224,6 +226,9 @@ def executor_spec(job: Job, secrets: Mapping[str, str], contents: Sequence[bytes
         profile="default",
         request_id=job.request_id or "",
         outputs=job.outputs,
+        earlier_attempts=[
+            executor_pb2.EarlierAttempt(number=attempt.number, job_id=attempt.execution_id) for attempt in earlier
+        ],
     )
 
 

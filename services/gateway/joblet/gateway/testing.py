@@ -245,6 +245,11 @@ class _Executor(executor_pb2_grpc.ExecutorServiceServicer):
         files = [job_pb2.FileUpload(path=path, size=len(content)) for path, content in kept.items()]
         return job_pb2.ListJobOutputsRes(files=files)
 
+    async def FindOutputs(self, request: executor_pb2.FindOutputsRequest, _: Any) -> executor_pb2.FindOutputsResponse:
+        there = ((job_id, self._node.outputs.get(job_id)) for job_id in request.job_ids)
+        kept = [executor_pb2.KeptOutputs(job_id=name, size_bytes=len(files)) for name, files in there if files]
+        return executor_pb2.FindOutputsResponse(kept=kept)
+
     async def StopJob(self, request: executor_pb2.StopJobRequest, _: Any) -> executor_pb2.StopJobResponse:
         node = self._node
         job = node.jobs.get(request.job_id)

@@ -71,6 +71,11 @@ def past(connection: Connection, job_id: str) -> list[Attempt]:
     return [Attempt(*row) for row in _OF_JOB.rows(connection, {"job": job_id})]
 
 
+def with_outputs(connection: Connection, job: Job) -> list[Attempt]:
+    """Earlier attempts of the job that its node may have outputs of."""
+    return [attempt for attempt in past(connection, job.id) if job.outputs and attempt.node_id == job.node_id]
+
+
 def job_of(connection: Connection, execution_id: str) -> tuple[str, bool] | None:
     """The job whose attempt a node knows by this id, and whether it is the present one. None: nobody's."""
     job = job_queries.by_ids(connection, [execution_id]).get(execution_id)
@@ -150,12 +155,21 @@ def as_attempt(connection: Connection, job: Job, number: int) -> Job:
         return job
     for attempt in past(connection, job.id):
         if attempt.number == number:
-            return replace(
-                job, node_id=attempt.node_id, execution_id=attempt.execution_id, attempt=number, state=attempt.state,
-                reason=attempt.reason, message=attempt.message, exit_code=attempt.exit_code, signal=attempt.signal,
-                started_ns=attempt.started_ns, ended_ns=attempt.ended_ns, output_bytes=attempt.output_bytes,
-            )  # fmt: skip
+            return _as_it_was(job, attempt)
     raise JobNotFound(f"{job.id}, attempt {number}", hint=f"it has {job.attempt}")
+
+
+def all_of(connection: Connection, job: Job) -> list[Job]:
+    """The job as it was in each of its attempts, and as it is now."""
+    return [*(_as_it_was(job, attempt) for attempt in past(connection, job.id)), job]
+
+
+def _as_it_was(job: Job, attempt: Attempt) -> Job:
+    return replace(
+        job, node_id=attempt.node_id, execution_id=attempt.execution_id, attempt=attempt.number, state=attempt.state,
+        reason=attempt.reason, message=attempt.message, exit_code=attempt.exit_code, signal=attempt.signal,
+        started_ns=attempt.started_ns, ended_ns=attempt.ended_ns, output_bytes=attempt.output_bytes,
+    )  # fmt: skip
 
 
 def _row(job: Job, end: End) -> dict[str, Any]:
