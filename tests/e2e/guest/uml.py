@@ -20,6 +20,7 @@ LEFT_OUT = (
 )
 DEFAULT = (
     f"{EXECUTOR}/cgroup/driver_root_test.py",
+    f"{EXECUTOR}/cgroup/spare_root_test.py",
     *(
         f"{EXECUTOR}/{name}_root_test.py"
         for name in ("launch", "jobinit", "jobinit_end", "jobinit_output", "jobinit_confinement", "machine",

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from joblet.api.internal import executor_pb2
+from joblet.executor.cgroup.detect import detect
+from joblet.executor.cgroup.spare import PREFIX, STOCK
 from joblet.executor.testing_node import (
     NodeProcesses,
     Watch,
@@ -76,6 +78,23 @@ def test_running_jobs_outlive_the_executor(node: NodeProcesses, tmp_path: Path, 
         assert outcome.usage.peakMemoryBytes > 0
         assert outcome.output_bytes == len(b"before\nafter\n")
         assert asyncio.run(node.output(job.job_id)) == b"before\nafter\n"
+
+
+def spare_cgroups(node: NodeProcesses) -> frozenset[Path]:
+    return frozenset(Path("/sys/fs/cgroup").glob(f"**/{node.cgroup_parent}/{PREFIX}*"))
+
+
+def test_cgroups_made_ahead_go_when_the_next_executor_begins(node: NodeProcesses) -> None:
+    job = counting(0)
+    asyncio.run(started(node, job))
+    if detect(node.cgroup_parent).version == 1:
+        wait_until(lambda: len(spare_cgroups(node)) >= 5 * STOCK, lambda: f"{spare_cgroups(node)}")
+    node.executor.end(signal.SIGKILL)
+    left = spare_cgroups(node)
+    node.start_executor()
+    assert not left & spare_cgroups(node)
+    *_, last = asyncio.run(events_until_end(node, job))
+    assert (last.ended.status, last.ended.exit_code) == ("COMPLETED", 0)
 
 
 def test_jobs_that_end_while_nobody_watches(node: NodeProcesses, tmp_path: Path) -> None:

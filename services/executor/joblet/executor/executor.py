@@ -36,7 +36,7 @@ class Executor:
         self.site = site
         self._capacity = capacity
         self._tasks = tasks
-        self._reserve = Reserve(site.node, site.users, tasks)
+        self._reserve = Reserve(site.node, site.users, site.cgroups, tasks)
         self._accepting: dict[str, asyncio.Task[Record | JobletError]] = {}
         self._supervisors: dict[str, Supervisor] = {}
         self._leaving: set[asyncio.Future[None]] = set()  # ended jobs that still hold something of the node

@@ -5,7 +5,8 @@ nothing of any job, and leaves when the socket closes (also when the executor di
 another; what it made is attested with everything else while the command waits. Only for cgroup v1: on v2 init starts
 inside the job's cgroup (clone3 with CLONE_INTO_CGROUP), which must exist by then.
 
-Kinds (networks) that were asked for once are kept in stock; it is filled a moment after a launch, one by one.
+Kinds (networks) that were asked for once are kept in stock; it is filled a moment after a launch, one by one. So are
+the cgroups that the driver makes ahead (`cgroup.spare`).
 """
 
 import asyncio
@@ -15,6 +16,8 @@ from contextlib import suppress
 from typing import Final
 
 from joblet.common import log
+from joblet.common.errors import JobletError
+from joblet.executor.cgroup.driver import CgroupDriver
 from joblet.executor.job import Network, Order
 from joblet.executor.jobspec import Profile
 from joblet.executor.launch import LaunchError, Node, Prepared, prepare
@@ -33,9 +36,10 @@ _log = log.get_logger(__name__)
 class Reserve:
     """Made inside the TaskGroup `tasks`; `close` ends everything that is still waiting."""
 
-    def __init__(self, node: Node, users: UserNamespacePool, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, node: Node, users: UserNamespacePool, cgroups: CgroupDriver, tasks: asyncio.TaskGroup) -> None:
         self._node = node
         self._users = users
+        self._cgroups = cgroups
         self._tasks = tasks
         self._stock: dict[Network, list[Prepared]] = {}
         self._filling: asyncio.Task[None] | None = None
@@ -89,6 +93,7 @@ class Reserve:
     async def _fill(self) -> None:
         try:
             await asyncio.sleep(_PAUSE_SECONDS)
+            await self._make_cgroups()
             for network, stock in list(self._stock.items()):  # another may be asked for meanwhile
                 while len(stock) < STOCK and not self._users.exhausted:
                     stock.append(await self._prepared(network))
@@ -96,6 +101,13 @@ class Reserve:
             _log.warn("no init could be prepared ahead", error=error)
         finally:
             self._filling = None
+
+    async def _make_cgroups(self) -> None:
+        try:
+            while self._cgroups.make_spare():
+                await asyncio.sleep(0)  # what came in meanwhile goes first
+        except JobletError as error:
+            _log.warn("no cgroup could be made ahead", error=error)
 
     async def _prepared(self, network: Network) -> Prepared:
         user = self._users.acquire()

@@ -21,6 +21,7 @@ def test_a_network_asked_for_while_another_is_being_prepared(monkeypatch: pytest
     reserves: list[Reserve] = []
     users = UserNamespacePool()
     node: Any = SimpleNamespace(cgroup_version=1)
+    cgroups: Any = SimpleNamespace(make_spare=lambda: False)
 
     async def prepare(network: Network, user: UserNamespace, node: object) -> Prepared:
         if not made:
@@ -35,7 +36,7 @@ def test_a_network_asked_for_while_another_is_being_prepared(monkeypatch: pytest
         for number in range(2 * STOCK):
             users.add(UserNamespace((number + 1) << 16, 1 << 16, os.open(os.devnull, os.O_RDONLY), number))
         async with asyncio.TaskGroup() as tasks:
-            reserves.append(Reserve(node, users, tasks))
+            reserves.append(Reserve(node, users, cgroups, tasks))
             (kept,) = reserves
             assert kept.take(order(network=Network.NONE)) is None
             kept.refill()

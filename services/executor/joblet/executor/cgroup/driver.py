@@ -106,7 +106,8 @@ class CgroupDriver(Protocol):
         """1 (also for hybrid hosts) or 2."""
 
     def prepare(self) -> None:
-        """Makes and checks the parent and enables what is needed; once, before anything else. Raises CgroupError."""
+        """Makes and checks the parent, enables what is needed and removes spares that an earlier executor left; once,
+        before anything else. Raises CgroupError."""
 
     def count_io(self, devices: Sequence[Device]) -> None:
         """Makes the kernel count what jobs read and write on these disks; once, after `prepare`. Raises CgroupError."""
@@ -117,14 +118,18 @@ class CgroupDriver(Protocol):
         Raises LimitNotApplied or CgroupError and leaves nothing behind then.
         """
 
+    def make_spare(self) -> bool:
+        """Makes one more cgroup ahead of a job like the last, for `create` to use; false when there are enough, or none
+        can be. From the thread that calls `create`. Raises as `create`."""
+
     def adopt(self, job_id: str) -> JobCgroup:
         """The cgroup of a job that an earlier executor started. CgroupError if there is none."""
 
     def existing(self) -> list[str]:
-        """Ids of all jobs that have directories, sorted; also half-made ones."""
+        """Ids of all jobs that have directories, sorted; also half-made ones. Spares are nobody's."""
 
     def discard(self, job_id: str) -> None:
         """Kills and removes whatever is there of a job, also half of it. CgroupError when processes stay."""
 
     def close(self) -> None:
-        """Removes the parent if no job is left in it."""
+        """Removes its spares, and the parent if nothing is left in it."""

@@ -5,11 +5,8 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,14 @@ from joblet.executor.cgroup import files, leaf
 from joblet.executor.cgroup.detect import detect
 from joblet.executor.cgroup.devices import block_devices_of
 from joblet.executor.cgroup.driver import CgroupDriver, CgroupError, JobCgroup, LimitNotApplied
+from joblet.executor.cgroup.driver_for_tests import (
+    DEADLINE_SECONDS,
+    PYTHON,
+    await_line,
+    directories_named,
+    output,
+    start,
+)
 from joblet.executor.cgroup.hierarchies import membership
 from joblet.executor.cgroup.limits import Limits
 
@@ -25,70 +30,6 @@ pytestmark = pytest.mark.root
 
 MIB = 1 << 20
 NOBODY = 65534
-DEADLINE_SECONDS = 20.0
-PYTHON = (sys.executable, "-S", "-E", "-c")
-
-
-@pytest.fixture
-def parent() -> str:
-    return f"jbtest-{os.getpid()}"
-
-
-@pytest.fixture
-def driver(parent: str) -> Iterator[CgroupDriver]:
-    driver = detect(parent)
-    driver.prepare()
-    try:
-        yield driver
-    finally:
-        for job_id in driver.existing():
-            driver.discard(job_id)
-        driver.close()
-        assert directories_named(parent) == []
-
-
-@pytest.fixture
-def processes() -> Iterator[ExitStack]:
-    """Ends what a test started, at the latest when the test ends."""
-    with ExitStack() as stack:
-        yield stack
-
-
-def directories_named(name: str) -> list[str]:
-    return [f"{top}/{name}" for top, names, _ in os.walk("/sys/fs/cgroup") if name in names]
-
-
-def join(job: JobCgroup) -> None:
-    """What the command does before exec; runs in the child."""
-    for fd in job.payload_fds:
-        if os.path.isdir(f"/proc/self/fd/{fd}"):  # noqa: PTH112 - pathlib would not add anything between fork and exec
-            fd = os.open("cgroup.procs", os.O_WRONLY, dir_fd=fd)
-        os.write(fd, b"0")
-
-
-def start(job: JobCgroup, processes: ExitStack, *argv: str | Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        argv, preexec_fn=partial(join, job), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    processes.callback(end, process)
-    return process
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.communicate(timeout=DEADLINE_SECONDS)
-
-
-def output(job: JobCgroup, processes: ExitStack, *argv: str | Path) -> str:
-    process = start(job, processes, *argv)
-    text, _ = process.communicate(timeout=DEADLINE_SECONDS)
-    assert process.returncode == 0
-    return text
-
-
-def await_line(process: subprocess.Popen[str], expected: str) -> None:
-    assert process.stdout is not None
-    assert process.stdout.readline() == f"{expected}\n"
 
 
 def cpu_seconds(job: JobCgroup) -> float:

@@ -28,6 +28,13 @@ def make(directory: str, undo: ExitStack) -> None:
     undo.callback(_remove_if_there, directory)
 
 
+def rename(directory: str, new: str, undo: ExitStack) -> None:
+    """Within its parent; removes it under its new name when `undo` unwinds. FileExistsError if that is there already,
+    FileNotFoundError if it is not there itself."""
+    os.rename(directory, new)  # noqa: PTH104 - as in `make`
+    undo.callback(_remove_if_there, new)
+
+
 def ensure(directory: str) -> None:
     """Makes the directory and what is missing above it."""
     Path(directory).mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -45,10 +52,15 @@ def exists(directory: str) -> bool:
 
 
 def children(directory: str) -> list[str]:
-    """Names of the cgroups in the directory; none when it is missing."""
+    """Names of the jobs' cgroups in the directory; none when it is missing."""
+    return [name for name in entries(directory) if not name.startswith(".")]
+
+
+def entries(directory: str) -> list[str]:
+    """Names of all cgroups in the directory, sorted; none when it is missing."""
     try:
-        with os.scandir(directory) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        with os.scandir(directory) as found:
+            return sorted(entry.name for entry in found if entry.is_dir())
     except FileNotFoundError:
         return []
 

@@ -68,6 +68,10 @@ class V2Driver:
     def create(self, job_id: str, limits: Limits, devices: Sequence[Device]) -> "V2Job":
         return job.created(job_id, lambda: self._create(job_id, limits, devices), self.prepare)
 
+    def make_spare(self) -> bool:
+        """v2 renames no cgroup (kernfs_rename is for v1 only), so none can be made ahead."""
+        return False
+
     def adopt(self, job_id: str) -> "V2Job":
         directory = self._job_directory(job_id)
         if not leaf.exists(directory):
