@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import joblet.common  # isort: skip  # it has its say about TLS before limited imports grpc
+import joblet.common as _  # noqa: F401  # isort: skip  # TLS is settled before limited imports grpc
 
 import leftovers
 import pytest
