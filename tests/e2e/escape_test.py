@@ -44,10 +44,10 @@ class Outcome:
 
 
 def said(output: str, end: str) -> Outcome:
-    """Of the last line; a program that said nothing was ended by something."""
+    """Of the last line; a program that said nothing was ended by something, whose first word is the reason."""
     lines = [line.split() for line in output.splitlines() if line.startswith(("reached ", "stopped "))]
     if not lines:
-        return Outcome(end or "nothing said", output.strip())
+        return Outcome(end.partition(" ")[0] or "nothing said", f"{end} {output}".strip())
     return Outcome("reached" if lines[-1][0] == "reached" else lines[-1][1], " ".join(lines[-1]))
 
 
@@ -73,7 +73,7 @@ def as_jobs(system: LocalSystem, programs: Path, objects: Mapping[str, str]) -> 
 def run(stub: job_pb2_grpc.JobServiceStub, case: Case, programs: Path, objects: Mapping[str, str]) -> Outcome:
     command, *arguments = case.argv("/work", objects)
     request = RunJobReq(
-        command=command, args=arguments, network=case.network,
+        command=command, args=arguments, network=case.network, workDir=case.work_dir,
         uploads=[FileUpload(path="escape", isDirectory=True), *uploads(case.program, programs)],
     )  # fmt: skip
     job_id = stub.RunJob(request, timeout=CALL_SECONDS).job.uuid
@@ -94,7 +94,12 @@ def without_protection(programs: Path, objects: Mapping[str, str]) -> dict[tuple
     """What each case's program says with all that stops it taken away, and with all but one."""
     wanted = [(case, without) for case in CASES for without in chosen(case)]
     requests = [
-        {"argv": case.argv("/opt", objects), "without": sorted(without), "network": case.network}
+        {
+            "argv": case.argv("/opt", objects),
+            "without": sorted(without),
+            "network": case.network,
+            "work_dir": case.work_dir or "/opt",
+        }
         for case, without in wanted
     ]
     done = subprocess.run(

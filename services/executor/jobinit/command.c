@@ -5,6 +5,7 @@
 #include <linux/capability.h>
 #include <linux/keyctl.h>
 #include <linux/landlock.h>
+#include <linux/openat2.h>
 #include <linux/sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -81,6 +82,24 @@ static void set_credentials(const struct spec_header *header)
     long result = sys(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
     if (result != -ENOSYS) /* a kernel without keys has none to leak */
         need(stage, result, "new session keyring");
+}
+
+/* Also what nobody has told us of. Before any path of the job's is followed: /proc/self/fd/N is one, and leads to where
+ * the descriptor is from, which may be the host's tree. Nothing but 0, 1, 2 outlives execve. */
+static void close_descriptors(void)
+{
+    need(STAGE_SESSION, sys(SYS_close_range, FD_CONTROL + 1, FD_LAUNCH_WRITE - 1, 0), "close_range");
+    need(STAGE_SESSION, sys(SYS_close_range, FD_LAUNCH_WRITE + 1, ~0U, 0), "close_range");
+    need(STAGE_SESSION, sys(SYS_close, FD_SPEC), "close");
+}
+
+/* A link of /proc's own kind leads to an object, not to a path: none of them is a place inside the job. */
+static void enter_directory(const char *path)
+{
+    struct open_how how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS};
+    long fd = need(STAGE_WORKDIR, sys(SYS_openat2, AT_FDCWD, path, &how, sizeof how), path);
+    need(STAGE_WORKDIR, sys(SYS_fchdir, fd), path);
+    need(STAGE_WORKDIR, sys(SYS_close, fd), path);
 }
 
 static const char *search_path(char **envp)
@@ -185,12 +204,9 @@ _Noreturn void command(const struct spec *spec)
     enter_user_namespace();
     set_credentials(header);
     uploads_write(spec);
-    need(STAGE_WORKDIR, sys(SYS_chdir, spec->workdir), spec->workdir);
+    close_descriptors();
+    enter_directory(spec->workdir);
     resolve(spec->argv[0], search_path(spec->envp));
-    /* Also what nobody has told us of: nothing but 0, 1, 2 outlives execve, and nothing else is open while parked. */
-    need(STAGE_SESSION, sys(SYS_close_range, FD_CONTROL + 1, FD_LAUNCH_WRITE - 1, 0), "close_range");
-    need(STAGE_SESSION, sys(SYS_close_range, FD_LAUNCH_WRITE + 1, ~0U, 0), "close_range");
-    need(STAGE_SESSION, sys(SYS_close, FD_SPEC), "close");
     long landlock_error = restrict_by_landlock(header->flags);
     seccomp_load(header->profile);
     park(landlock_error);

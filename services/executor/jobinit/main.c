@@ -21,7 +21,7 @@
  *          14. enters the user namespace with all capabilities in it, uses them to forbid nested ones (which would give
  *              all capabilities back) and to drop groups; then ids, capabilities, no_new_privs. Every later step runs
  *              as the job's user: an upload or workdir that plays tricks plays them against itself.
- *          15. uploads, workdir, search of the executable.
+ *          15. uploads; closes every descriptor but the control socket's and 0, 1, 2; workdir, search of the executable.
  *          16. Landlock (needs no_new_privs), seccomp last, for it forbids much of the above.
  *          17. PARKED. The executor inspects the process from outside and says GO; anything else, or its death: exit.
  *          18. unblocks signals and execs. The control socket closes by CLOEXEC: end of file means success.

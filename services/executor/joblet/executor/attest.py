@@ -176,6 +176,8 @@ def _process_mismatches(process: Process, expected: Expectation) -> Iterator[str
         yield f"open descriptors are {_numbers(process.descriptors)}, not {_numbers(_PARKED_DESCRIPTORS)}"
     if process.output != _OUTPUT:
         yield f"output is {process.output}, not {_OUTPUT}"
+    if not process.directory_inside:
+        yield "working directory is on no mount of the job"
     if process.oom_score_adj != "500":
         yield f"oom_score_adj is {process.oom_score_adj}, not 500"
     if process.personality != "00000000":

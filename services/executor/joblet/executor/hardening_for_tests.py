@@ -196,6 +196,11 @@ HARDENING: Final[tuple[Mutation, ...]] = (
     Mutation("descriptors of the launch", (_SUPERFLUOUS_FDS[0],)),
     Mutation("descriptors nobody told of", (_SUPERFLUOUS_FDS[1],)),
     Mutation("the spec", (_SUPERFLUOUS_FDS[2],)),
+    Mutation("descriptors open while paths are followed", (
+        Edit("command.c", "    close_descriptors();\n    enter_directory(spec->workdir);\n",
+             "    enter_directory(spec->workdir);\n    close_descriptors();\n"),
+    )),
+    take("links of /proc to a working directory", "command.c", ".resolve = RESOLVE_NO_MAGICLINKS}", ".resolve = 0}"),
     take("no Landlock", "command.c", "long landlock_error = restrict_by_landlock(header->flags);",
          "(void)restrict_by_landlock; long landlock_error = 0;", host_network=True),
     take("no seccomp", "command.c", "    seccomp_load(header->profile);\n", ""),

@@ -25,7 +25,7 @@ from joblet.executor.hardening_for_tests import HARDENING, Mutation, Workshop, m
 from joblet.executor.job import Network
 from joblet.executor.jobinit_for_tests import Failed, Job, errno_of, unlimited
 from joblet.executor.jobinit_for_tests import Node as BareNode
-from joblet.executor.jobspec import LaunchFlag, Profile, Upload, UploadKind
+from joblet.executor.jobspec import LaunchFlag, Profile, Stage, Upload, UploadKind
 from joblet.executor.launch import LaunchError
 from joblet.executor.launch_for_tests import Ground, prepared_ground
 from joblet.executor.procfs import parse_status
@@ -38,6 +38,8 @@ pytestmark = [pytest.mark.root, pytest.mark.single_threaded]
 
 PAGE = Path(__file__).resolve().parents[4] / "docs/security.md"
 NO_SECCOMP = named("no seccomp")
+OPEN_TOO_LONG = named("descriptors open while paths are followed")
+MAGIC_LINKS = named("links of /proc to a working directory")
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,7 @@ class Unseen:
 
 
 AFTER_GO = "init gives it up beside the waiting command, and nobody waits for that; nothing of the job runs before"
+BY_A_TRICK = "makes a difference only for a job whose working directory is a trick"
 INSIDE = "only a process in the namespace can ask for it"
 
 
@@ -146,6 +149,15 @@ def uploads_stay_in_work(job: Job) -> bool:
     return False
 
 
+def no_descriptor_as_working_directory(job: Job) -> bool:
+    """/proc/sys as it is below the read-only one: init keeps it open for the command, until that has used it."""
+    try:
+        job.start(job.spec("true", workdir="/proc/self/fd/54"))
+    except Failed as failed:
+        return failed.told.stage is Stage.WORKDIR
+    return False
+
+
 def nested_namespaces_forbidden(job: Job) -> bool:
     allow_nested(job.node.user)
     return says("cat /proc/sys/user/max_user_namespaces")(job) == "0"
@@ -180,6 +192,12 @@ UNSEEN = {
     ),
     "uploads anywhere": Unseen(
         "decides about one path of an upload at a time, and that is over when the command waits", uploads_stay_in_work
+    ),
+    "descriptors open while paths are followed": Unseen(
+        BY_A_TRICK, no_descriptor_as_working_directory, besides=(MAGIC_LINKS,)
+    ),
+    "links of /proc to a working directory": Unseen(
+        BY_A_TRICK, no_descriptor_as_working_directory, besides=(OPEN_TOO_LONG,)
     ),
     "no Landlock": Unseen("/proc tells nothing of Landlock domains", abstract_sockets_closed),
 }  # fmt: skip
@@ -244,6 +262,23 @@ def test_without_the_line_attestation_refuses(ground: Ground, workshop: Workshop
             stack.callback(os.close, template)
             ground = replace(ground, node=replace(ground.node, template=template))
         assert launched(ground, [mutation], workshop) != ""
+
+
+@pytest.fixture
+def ordinary_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def test_a_working_directory_that_is_the_machines_is_refused(
+    ground: Ground, workshop: Workshop, ordinary_umask: None
+) -> None:
+    """Descriptor 7 is the job's state directory; here it can be entered, in an executor's only by root."""
+    weak = with_jobinit(ground, workshop.build([OPEN_TOO_LONG, MAGIC_LINKS]))
+    with pytest.raises(AttestationFailed, match="working directory is on no mount of the job"):
+        asyncio.run(weak.run(order(command="sh", args=("-c", "echo ran"), work_dir="/proc/self/fd/7")))
+    assert ground.output() == ""
 
 
 @pytest.mark.parametrize("name", TWICE)

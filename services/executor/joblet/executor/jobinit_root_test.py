@@ -16,7 +16,7 @@ from joblet.common.tree import Entry, Kind
 from joblet.executor import exitrecord
 from joblet.executor.exitrecord import EndReason, RecordFlag
 from joblet.executor.jobinit_for_tests import MIB, Failed, Job, errno_of, read_index, until
-from joblet.executor.jobspec import Message, MessageType, Stage, Upload, UploadKind
+from joblet.executor.jobspec import Fd, Message, MessageType, Stage, Upload, UploadKind
 
 pytestmark = [pytest.mark.root, pytest.mark.single_threaded]
 
@@ -100,6 +100,16 @@ def test_missing_working_directory(job: Job) -> None:
     assert (failed.value.told.stage, errno_of(failed.value)) == (Stage.WORKDIR, "ENOENT")
     record = job.end().record
     assert (record.exit_code, record.reason, record.stage) == (125, EndReason.LAUNCH_FAILED, Stage.WORKDIR)
+
+
+@pytest.mark.parametrize(
+    "path", [*(f"/proc/self/fd/{number}" for number in (Fd.STATE, Fd.CGROUP, Fd.CGROUP + 1, 54)), "/proc/self/root/tmp"]
+)
+def test_a_link_of_proc_is_no_working_directory(job: Job, path: str) -> None:
+    """Descriptors of the launch are directories of the machine's: the state directory, on v2 the cgroups."""
+    with pytest.raises(Failed) as failed:
+        job.start(job.spec("true", workdir=path))
+    assert (failed.value.told.stage, failed.value.told.detail) == (Stage.WORKDIR, path)
 
 
 def test_the_executors_death_while_parked_means_that_nothing_runs(job: Job) -> None:

@@ -43,22 +43,25 @@ class Process:
     personality: str
     descriptors: frozenset[int]
     output: str  # kind, permissions and owner of descriptors 1 and 2, such as "pipe 0222 0"
+    directory_inside: bool  # its working directory lies on one of `mounts`
 
 
 def read_process(directory: int) -> Process:
     """The process whose /proc/PID is open as `directory`. Raises OSError (ESRCH, ENOENT) when it has ended."""
+    mounts = read("mountinfo", directory)
     return Process(
         status=parse_status(read("status", directory)),
         uid_map=" ".join(read("uid_map", directory).split()),
         gid_map=" ".join(read("gid_map", directory).split()),
         namespaces=namespaces_of(directory),
-        mounts=parse_mounts(read("mountinfo", directory)),
+        mounts=parse_mounts(mounts),
         cgroups=parse_cgroups(read("cgroup", directory)),
         rlimits=parse_limits(read("limits", directory)),
         oom_score_adj=read("oom_score_adj", directory).strip(),
         personality=read("personality", directory).strip(),
         descriptors=_descriptors(directory),
         output=" ".join(sorted({_description(directory, f"fd/{number}") for number in (1, 2)})),
+        directory_inside=_mount_of(directory, "cwd") in {line.partition(" ")[0] for line in mounts.splitlines()},
     )
 
 
@@ -117,6 +120,15 @@ def _description(directory: int, name: str) -> str:
     status = os.stat(name, dir_fd=directory)  # noqa: PTH116 - pathlib has no dir_fd
     kind = "pipe" if stat.S_ISFIFO(status.st_mode) else "file"
     return f"{kind} {stat.S_IMODE(status.st_mode):04o} {status.st_uid}"
+
+
+def _mount_of(directory: int, name: str) -> str:
+    """The id of the mount that a link of /proc/PID leads to, in whatever mount namespace (proc_pid_fdinfo(5))."""
+    descriptor = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return parse_status(read(f"/proc/self/fdinfo/{descriptor}"))["mnt_id"]
+    finally:
+        os.close(descriptor)
 
 
 def parse_cgroups(text: str) -> dict[str, str]:

@@ -40,6 +40,7 @@ def test_this_process_reads_itself() -> None:
     assert process.namespaces == procfs.own_namespaces()
     assert any(mount.path == "/" for mount in process.mounts)
     assert {0, 1, 2} <= process.descriptors
+    assert process.directory_inside
     assert process.rlimits["Max open files"][0] == str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 

@@ -5,8 +5,9 @@ A program for tests, since the namespaces it makes need a process with a single 
     python -m joblet.executor.unprotected_for_tests PROGRAMS WORKSHOP < requests > answers
 
 PROGRAMS is the directory that jobs see as /opt/escape, WORKSHOP one for compiled jobinits. A request is a line of JSON:
-{"argv": [...], "without": [names of PROTECTIONS], "network": "none" or "host"}; its answer is a line of JSON: the job's
-output and what ended it. There is no attestation here. The process is a careless executor, see `careless_for_tests`.
+{"argv": [...], "without": [names of PROTECTIONS], "network": "none" or "host", "work_dir": path}; its answer is a line
+of JSON: the job's output and what ended it. There is no attestation here. The process is a careless executor, see
+`careless_for_tests`.
 """
 
 import json
@@ -22,8 +23,8 @@ from typing import Any, Final
 from joblet.executor import rootplan, syscalls
 from joblet.executor.careless_for_tests import allow_nested, careless
 from joblet.executor.hardening_for_tests import Edit, Mutation, Workshop, named
-from joblet.executor.jobinit_for_tests import Failed, Job, Node, node, unlimited
-from joblet.executor.jobspec import LaunchFlag
+from joblet.executor.jobinit_for_tests import Failed, Job, Node, errno_of, node, unlimited
+from joblet.executor.jobspec import LaunchFlag, Stage
 from joblet.executor.rootplan import Device, Directory, Operation, ReadOnlyBind
 from joblet.executor.template import build_template
 
@@ -51,6 +52,8 @@ PROTECTIONS: Final = {
     "no_new_privs": Protection(("privileges to be gained",)),
     "masks in /proc": Protection(("masks of files not made",)),
     "read-only /proc/sys": Protection(("/proc/sys can be written",)),
+    "descriptors closed in time": Protection(("descriptors open while paths are followed",)),
+    "no magic links": Protection(("links of /proc to a working directory",)),
     "closed descriptors": Protection(("descriptors of the launch", "descriptors nobody told of", "the spec")),
     "dropped groups": Protection(("groups of init", "groups of the command")),
     "write-only output": Protection(("output pipe can be read back",)),
@@ -90,6 +93,7 @@ class Request:
     argv: tuple[str, ...]
     without: frozenset[str]
     network: str
+    work_dir: str
 
 
 class Bench:
@@ -113,12 +117,22 @@ class Bench:
             template=self._template(request.without & _OF_THE_ROOT),
             jobinit=self._workshop.build(_mutations(request.without)),
         )
-        with Job(ground, self._directory / f"jbtest-{self._number}", unlimited()) as job:
+        with self._job(ground) as job:
             try:
-                ended = job.run(job.spec(*request.argv, workdir="/opt", flags=_flags(job, request)))
+                ended = job.run(job.spec(*request.argv, workdir=request.work_dir, flags=_flags(job, request)))
             except Failed as failed:
+                if failed.told.stage is Stage.WORKDIR:
+                    return {"output": f"stopped {errno_of(failed)} {request.work_dir}", "end": "not started"}
                 return {"output": str(failed), "end": "not started"}
             return {"output": ended.output.decode(errors="replace"), "end": ended.record.reason.name.lower()}
+
+    def _job(self, ground: Node) -> Job:
+        """Its state directory and cgroups are as open as an ordinary umask leaves them."""
+        before = os.umask(0o022)
+        try:
+            return Job(ground, self._directory / f"jbtest-{self._number}", unlimited())
+        finally:
+            os.umask(before)
 
     def _template(self, without: frozenset[str]) -> int:
         if without not in self._templates:
@@ -178,7 +192,7 @@ def main(programs: str, workshop: str) -> None:
     with bench(Path(programs), Path(workshop)) as made:
         for line in sys.stdin:
             asked = json.loads(line)
-            request = Request(tuple(asked["argv"]), frozenset(asked["without"]), asked["network"])
+            request = Request(tuple(asked["argv"]), frozenset(asked["without"]), asked["network"], asked["work_dir"])
             print(json.dumps(made.run(request)), flush=True)
 
 
