@@ -1,7 +1,12 @@
-/* The exit record. Space is taken before the job starts, so a disk that is full at the end cannot lose it. */
+/* The exit record. Space is taken before the job starts, so a disk that is full at the end cannot lose it.
+ *
+ * A state directory that served an earlier job has the space already, with that job's record in it, which is written
+ * over. Not by way of O_TRUNC: giving the block back and taking it again can wait for the disk (ext4 with discard and
+ * without a journal, 0.3 ms). */
 #include "stages.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 static int prepared;
 
@@ -20,12 +25,17 @@ uint32_t crc32(const void *data, size_t size)
 long record_prepare(void)
 {
     static const struct record empty;
-    long fd = sys(SYS_openat, FD_STATE, "exit.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    struct stat status;
+    long fd = sys(SYS_openat, FD_STATE, "exit.tmp", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return fd;
     long result = fd == FD_RECORD ? fd : sys(SYS_dup3, fd, FD_RECORD, O_CLOEXEC);
     if (result >= 0 && fd != FD_RECORD)
         result = sys(SYS_close, fd);
+    if (result >= 0)
+        result = sys(SYS_fstat, FD_RECORD, &status);
+    if (result >= 0 && status.st_size > (off_t)sizeof empty)
+        result = sys(SYS_ftruncate, FD_RECORD, sizeof empty);
     if (result >= 0)
         result = sys(SYS_pwrite64, FD_RECORD, &empty, sizeof empty, 0);
     prepared = result == (long)sizeof empty;

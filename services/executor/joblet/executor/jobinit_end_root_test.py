@@ -211,6 +211,18 @@ def test_the_record_is_complete_though_its_disk_is_full(node: Node, small_log: P
         assert job.end().record.reason is EndReason.STOPPED
 
 
+@pytest.mark.parametrize("size", [0, 1, exitrecord.SIZE, exitrecord.SIZE + 1, 10000])
+def test_nothing_stays_of_the_record_of_an_earlier_job(job: Job, size: int) -> None:
+    earlier = job.directory / exitrecord.TEMPORARY_NAME
+    earlier.write_bytes(b"x" * size)
+    job.spawn(job.spec("true").encode())
+    job.init()
+    job.parked()
+    assert earlier.read_bytes() == bytes(exitrecord.SIZE)
+    job.go()
+    assert job.end().record.reason is EndReason.EXIT
+
+
 def test_no_room_for_the_record_means_no_launch(node: Node, small_log: Path, tmp_path: Path) -> None:
     with Job(node, small_log / "jbtest-state", unlimited()) as job:
         with suppress(OSError), (small_log / "filler").open("wb", buffering=0) as filler:

@@ -1,7 +1,7 @@
 """The directories in which inits leave their exit records: one per job, named by its id, below JOBS.
 
 A job's directory is not removed when the job is over but moved to SPARE, where it waits for the next one. The record
-in it then has its temporary name, which nobody reads and which the next init empties (`record.c`). Renaming costs
+in it then has its temporary name, which nobody reads and which the next init writes over (`record.c`). Renaming costs
 little on every file system; making and removing inodes does not: ext4 without a journal, for instance, passes one by
 one over all that were freed within the last minutes, which at 100 jobs/s is a millisecond for each new directory.
 
