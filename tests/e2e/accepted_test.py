@@ -58,4 +58,4 @@ def test_a_job_that_was_accepted_and_is_stopped_before_it_is_ordered_again(own_j
         own_joblet.rnx("job", "stop", job_id)
         return own_joblet.status(job_id)["Status"] == "STOPPED"
 
-    wait_for("STOPPED", stopped, timeout_seconds=60)
+    wait_for("STOPPED", stopped)

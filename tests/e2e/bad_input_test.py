@@ -27,7 +27,7 @@ from joblet.common import metadata
 pytestmark = pytest.mark.root
 
 UNKNOWN = "f47ac10b-58cc-4372-a567-0e02b2c3d479"
-CALL_SECONDS = 30.0
+CALL_SECONDS = 120.0
 ARGUMENT_LIMIT = 131071  # MAX_ARG_STRLEN less the NUL, execve(2)
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -309,7 +309,8 @@ def test_bytes_that_are_no_message(joblet: LocalSystem, stub: job_pb2_grpc.JobSe
 def twin(system: LocalSystem, job_id: str) -> str:
     """A second row in the store whose id differs from `job_id` in its last digit only; chance needs 65,536 jobs."""
     other = job_id[:-1] + ("0" if job_id[-1] != "0" else "1")
-    with contextlib.closing(sqlite3.connect(system.directory / "state/gateway/gateway.db", timeout=10)) as store, store:
+    path = system.directory / "state/gateway/gateway.db"
+    with contextlib.closing(sqlite3.connect(path, timeout=CALL_SECONDS)) as store, store:
         columns = [row[1] for row in store.execute("PRAGMA table_info(jobs)")]
         row = dict(zip(columns, store.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone(), strict=True))
         row |= {"id": other, "request_id": None}

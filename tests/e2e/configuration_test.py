@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 import yaml
-from local_system import CLEAN_ENVIRONMENT, REPOSITORY, RNX, SERVICES, LocalSystem, local_system, wait_for
+from local_system import CALL_SECONDS, CLEAN_ENVIRONMENT, REPOSITORY, RNX, SERVICES, LocalSystem, local_system
 from vitals import channel
 
 from joblet.api import job_pb2, job_pb2_grpc
@@ -71,9 +71,8 @@ def test_job_timeout(configured: LocalSystem) -> None:
 
 def test_max_concurrent_jobs(configured: LocalSystem) -> None:
     with calls(configured) as stub:
-        answers = [
-            stub.RunJob(job_pb2.RunJobReq(command="sleep", args=["600"]), timeout=30).job.status for _ in range(3)
-        ]
+        job = job_pb2.RunJobReq(command="sleep", args=["600"])
+        answers = [stub.RunJob(job, timeout=CALL_SECONDS).job.status for _ in range(3)]
     assert answers == ["INITIALIZING", "INITIALIZING", "PENDING"]
     for line in configured.output("list", "--status=RUNNING", "--status=PENDING").splitlines():
         configured.rnx("stop", line.split()[0])
@@ -87,10 +86,13 @@ def test_sizes_of_directories(configured: LocalSystem) -> None:
 
 def test_stop_grace(configured: LocalSystem) -> None:
     """executor.stopGrace: with the default of 100 ms this job would not live to say goodbye."""
-    job_id = configured.run("sh", "-c", "trap 'sleep 0.5; echo goodbye; exit 5' TERM; echo ready; sleep 600 & wait")
-    wait_for("ready", lambda: configured.rnx("log", "--no-follow", job_id).stdout)
-    configured.output("stop", job_id)
-    assert configured.log(job_id) == b"ready\ngoodbye\n"
+    program = "trap 'sleep 0.5; echo goodbye; exit 5' TERM; echo ready; sleep 600 & wait"
+    with calls(configured) as stub:  # not rnx: the job has no more than jobTimeout
+        job_id = stub.RunJob(job_pb2.RunJobReq(command="sh", args=["-c", program]), timeout=CALL_SECONDS).job.uuid
+        output = stub.GetJobLogs(job_pb2.GetJobLogsReq(uuid=job_id), timeout=CALL_SECONDS)
+        assert next(output).payload == b"ready\n"
+        stub.StopJob(job_pb2.StopJobReq(uuid=job_id), timeout=CALL_SECONDS)
+        assert b"".join(chunk.payload for chunk in output) == b"goodbye\n"
 
 
 def test_message_sizes(configured: LocalSystem) -> None:
@@ -98,11 +100,11 @@ def test_message_sizes(configured: LocalSystem) -> None:
     with calls(configured) as stub:
         large = job_pb2.RunJobReq(command="true", args=["x" * 100_000 for _ in range(2)])
         for _ in range(4):
-            stub.RunJob(large, timeout=30)
+            stub.RunJob(large, timeout=CALL_SECONDS)
         with pytest.raises(grpc.RpcError) as refused:
-            stub.RunJob(job_pb2.RunJobReq(command="true", args=["x" * 100_000 for _ in range(3)]), timeout=30)
+            stub.RunJob(job_pb2.RunJobReq(command="true", args=["x" * 100_000 for _ in range(3)]), timeout=CALL_SECONDS)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        page = stub.ListJobs(job_pb2.EmptyRequest(), timeout=30)
+        page = stub.ListJobs(job_pb2.EmptyRequest(), timeout=CALL_SECONDS)
         assert page.nextPageToken
         assert page.ByteSize() < 600_000
 
@@ -129,7 +131,9 @@ def test_a_service_does_not_start_with_a_wrong_key(tmp_path: Path, service: str)
     file = tmp_path / "joblet-config.yml"
     file.write_text(WRONG)
     command: list[str | Path] = [RNX.parent / f"joblet-{service}", "--config", file]
-    done = subprocess.run(command, env=CLEAN_ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env=CLEAN_ENVIRONMENT, capture_output=True, text=True, timeout=CALL_SECONDS, check=False
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert [problem for problem in PROBLEMS if problem not in done.stderr] == []
 

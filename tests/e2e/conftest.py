@@ -19,7 +19,7 @@ def clean_machine() -> Iterator[None]:
     before = leftovers.snapshot()
     yield
     try:
-        wait_for("machine as before", lambda: not leftovers.snapshot() - before, timeout_seconds=10)
+        wait_for("machine as before", lambda: not leftovers.snapshot() - before)
     except AssertionError:
         pytest.fail("left on the machine:\n" + "\n".join(sorted(leftovers.snapshot() - before)))
 

@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import pytest
+from gate import gate
 from local_system import SERVICES, LocalSystem, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 JOBS = 20
-LINES = 800
-PROGRAM = f"""
-import sys, time
-number = int(sys.argv[1])
-for line in range({LINES}):
+# A line every 40 ms until the gate opens, then how many lines there were.
+PROGRAM = """
+import select, socket, sys
+number, line = int(sys.argv[1]), 0
+gate = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
+while not select.select([gate], [], [], 0.04)[0]:
     print(number, "line", line, flush=True)
-    time.sleep(0.04)
+    line += 1
+print(number, "printed", line)
 sys.exit(number)
 """
 
 
 def test_killed_services_cost_no_job_and_no_byte(own_joblet: LocalSystem) -> None:
-    jobs = {
-        number: own_joblet.run("--max-cpu=20", "--max-memory=64", "python3", "-c", PROGRAM, str(number))
-        for number in range(JOBS)
-    }
-    for service in SERVICES:
-        states = [line.split()[1] for line in own_joblet.output("job", "list").splitlines()]
-        assert states == ["RUNNING"] * JOBS, f"before {service} is killed"
-        own_joblet.kill(service)
-    for number, job_id in jobs.items():
-        wanted = b"".join(b"%d line %d\n" % (number, line) for line in range(LINES))
-        assert own_joblet.log(job_id) == wanted
-        status = own_joblet.status(job_id)
-        assert (status["Status"], status["ExitCode"]) == ("FAILED" if number else "COMPLETED", str(number))
+    with gate() as end:
+        jobs = {
+            number: own_joblet.run(
+                "--max-cpu=20", "--max-memory=64", "python3", "-c", PROGRAM, str(number), str(end.port)
+            )
+            for number in range(JOBS)
+        }
+        end.wait_for(JOBS)
+        for service in SERVICES:
+            states = [line.split()[1] for line in own_joblet.output("job", "list").splitlines()]
+            assert states == ["RUNNING"] * JOBS, f"before {service} is killed"
+            own_joblet.kill(service)
+        end.open()
+        for number, job_id in jobs.items():
+            *lines, last = own_joblet.log(job_id).splitlines()
+            assert lines == [b"%d line %d" % (number, line) for line in range(len(lines))]
+            assert last == b"%d printed %d" % (number, len(lines))
+            assert lines, "it printed nothing while services were killed"
+            status = own_joblet.status(job_id)
+            assert (status["Status"], status["ExitCode"]) == ("FAILED" if number else "COMPLETED", str(number))
 
 
 def test_stop_works_after_the_executor_came_back(own_joblet: LocalSystem) -> None:

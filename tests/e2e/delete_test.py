@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
-from local_system import LocalSystem, wait_for
+from local_system import LocalSystem, files_below, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -22,13 +23,11 @@ def traces(joblet: LocalSystem, job_id: str) -> list[str]:
     """Where the system still names the job: paths, and contents of files. The services' own logs may tell of it: they
     are the operator's record of what was asked and done."""
     wanted = job_id.encode()
-    found = []
-    for path in joblet.directory.rglob("*"):
-        if path.is_relative_to(joblet.directory / "logs") and path.suffix == ".log":
-            continue
-        if job_id in path.name or (path.is_file() and wanted in path.read_bytes()):
-            found.append(str(path))
-    return found
+    logs = joblet.directory / "logs"
+    walk = os.walk(joblet.directory)
+    named = [Path(folder, name) for folder, folders, files in walk for name in (*folders, *files) if job_id in name]
+    told = [path for path, content in files_below(joblet.directory) if wanted in content]
+    return [str(path) for path in named + told if not (path.is_relative_to(logs) and path.suffix == ".log")]
 
 
 def cgroups_of(job_id: str) -> list[str]:
@@ -47,7 +46,7 @@ def test_every_trace_goes(own_joblet: LocalSystem) -> None:
         assert (refused.returncode, refused.stderr.decode()) == (4, f"Error: job not found: {job_id}\n")
     assert job_id not in own_joblet.output("job", "list")
     wait_for("no trace left", lambda: not traces(own_joblet, job_id))
-    assert cgroups_of(job_id) == []
+    wait_for("no cgroup left", lambda: not cgroups_of(job_id))
 
 
 def test_running_jobs_are_refused_and_skipped(own_joblet: LocalSystem) -> None:
@@ -77,4 +76,4 @@ def test_a_node_that_is_away_deletes_when_it_is_back(own_joblet: LocalSystem) ->
         assert traces(own_joblet, job_id) != []
     finally:
         os.kill(logstore, signal.SIGCONT)
-    wait_for("no trace left", lambda: not traces(own_joblet, job_id), timeout_seconds=60)
+    wait_for("no trace left", lambda: not traces(own_joblet, job_id))

@@ -26,7 +26,7 @@ SEED = 20240115
 JOBS = 1000
 WARM_UP = 64
 CLIENTS = 16
-CALL_SECONDS = 60.0
+CALL_SECONDS = 120.0
 RACE_SECONDS = 0.08  # within this time after its byte a job that is stopped ends by itself
 # Those that end a process, by number on x86-64 and arm64 (signal(7)), with both ends of the real-time signals.
 SIGNALS = (1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 31, 34, 64)

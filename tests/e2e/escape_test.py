@@ -26,7 +26,7 @@ from joblet.api.job_pb2 import FileUpload, GetJobLogsReq, GetJobStatusReq, RunJo
 pytestmark = pytest.mark.root
 
 CASES = cases()
-CALL_SECONDS = 60.0
+CALL_SECONDS = 120.0
 AT_ONCE = 4
 PAGE = REPOSITORY / "docs/security.md"
 COLUMNS = 7

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from local_system import CLEAN_ENVIRONMENT, RNX, LocalSystem, wait_for
+from local_system import CALL_SECONDS, CLEAN_ENVIRONMENT, RNX, LocalSystem, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -86,7 +86,7 @@ def test_the_contents_of_the_current_directory(joblet: LocalSystem, tmp_path: Pa
             RNX, "--config", joblet.directory / "rnx-config.yml",
             "job", "run", "--upload-dir", ".", "sh", "-c", HASH, "sh", ".",
         ],
-        cwd=root, env=CLEAN_ENVIRONMENT, capture_output=True, check=True, timeout=60,
+        cwd=root, env=CLEAN_ENVIRONMENT, capture_output=True, check=True, timeout=CALL_SECONDS,
     )  # fmt: skip
     job_id = done.stdout.decode().splitlines()[1].removeprefix("ID: ")
     assert joblet.log(job_id).decode() == tree_hash(root)

@@ -22,7 +22,7 @@ from vitals import channel
 
 from joblet.api import job_pb2, job_pb2_grpc
 
-CALL_SECONDS = 60.0
+CALL_SECONDS = 120.0
 MIB = 1 << 20
 PYTHON = ("python3", "-ISc")
 DISK_FILE_BYTES = 24 * MIB

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,9 @@ from typing import TypeVar
 REPOSITORY = Path(__file__).resolve().parents[2]
 RNX = REPOSITORY / ".venv/bin/rnx"
 T = TypeVar("T")
+# Both only end a wait for what never comes; on a busy machine everything may take ten times as long as on an idle one.
+WAIT_SECONDS = 120.0
+CALL_SECONDS = 120.0
 SERVICES = ("gateway", "executor", "logstore", "runtime")
 # Nothing of the caller's JOBLET_* or HOME reaches rnx, so that a developer's own configuration cannot change a result.
 CLEAN_ENVIRONMENT = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": "/nonexistent"}
@@ -34,7 +37,7 @@ def free_port() -> int:
         return port
 
 
-def wait_for(what: str, probe: Callable[[], T | None], timeout_seconds: float = 30) -> T:
+def wait_for(what: str, probe: Callable[[], T | None], timeout_seconds: float = WAIT_SECONDS) -> T:
     """Ask `probe` until it answers something true; AssertionError naming `what` when time is up."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
@@ -45,11 +48,21 @@ def wait_for(what: str, probe: Callable[[], T | None], timeout_seconds: float = 
     raise AssertionError(f"{what}: not seen within {timeout_seconds} s")
 
 
+def files_below(directory: Path) -> Iterator[tuple[Path, bytes]]:
+    """Every file below a directory that is in use, with its content: what goes away meanwhile is passed over."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            path = Path(folder, name)
+            with suppress(FileNotFoundError):
+                if path.is_file():
+                    yield path, path.read_bytes()
+
+
 def run_rnx(
     *arguments: str | Path,
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    timeout_seconds: float = 60,
+    timeout_seconds: float = CALL_SECONDS,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run rnx to its end in a clean environment; the caller looks at the exit code."""
     return subprocess.run(
@@ -81,11 +94,11 @@ class LocalSystem:
     def certificates(self) -> Path:
         return self.directory / "certs"
 
-    def rnx(self, *arguments: str | Path, timeout_seconds: float = 60) -> subprocess.CompletedProcess[bytes]:
+    def rnx(self, *arguments: str | Path, timeout_seconds: float = CALL_SECONDS) -> subprocess.CompletedProcess[bytes]:
         """rnx as admin with the configuration that `local up` wrote."""
         return run_rnx("--config", self.directory / "rnx-config.yml", *arguments, timeout_seconds=timeout_seconds)
 
-    def output(self, *arguments: str | Path, timeout_seconds: float = 60) -> str:
+    def output(self, *arguments: str | Path, timeout_seconds: float = CALL_SECONDS) -> str:
         """The standard output of an rnx call that must succeed."""
         done = self.rnx(*arguments, timeout_seconds=timeout_seconds)
         assert done.returncode == 0, f"rnx {arguments}: {done.returncode} {done.stderr.decode()}{done.stdout.decode()}"
@@ -107,7 +120,7 @@ class LocalSystem:
         lines = self.output("job", "status", job_id).splitlines()
         return {head: rest.strip() for head, _, rest in (line.partition(":") for line in lines)}
 
-    def log(self, job_id: str, timeout_seconds: float = 120) -> bytes:
+    def log(self, job_id: str, timeout_seconds: float = CALL_SECONDS) -> bytes:
         """The whole output of a job, followed to its end."""
         done = self.rnx("job", "log", job_id, timeout_seconds=timeout_seconds)
         assert done.returncode == 0, done.stderr.decode()

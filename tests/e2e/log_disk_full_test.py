@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from local_system import CLEAN_ENVIRONMENT, RNX, LocalSystem, wait_for
+from local_system import CALL_SECONDS, CLEAN_ENVIRONMENT, RNX, LocalSystem, wait_for
 from logstore_settings import logstore_metrics, set_logstore
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -81,7 +81,7 @@ def rest(reader: subprocess.Popen[bytes], begun: bytes, progress: threading.Even
         size += len(data)
         if size > DISK_MIB * MIB:
             progress.set()
-    assert reader.wait(60) == 0
+    assert reader.wait(CALL_SECONDS) == 0
     return digest.hexdigest()
 
 
@@ -101,7 +101,7 @@ def test_a_gigabyte_through_a_disk_of_64_mib(own_joblet: LocalSystem, tmp_path: 
             go.send(b"x")
         progress = threading.Event()
         digests = [threads.submit(rest, reader, byte, progress) for reader, byte in zip(readers, begun, strict=True)]
-        assert progress.wait(60)
+        assert progress.wait(CALL_SECONDS)
         own_joblet.kill("logstore")
         assert {digest.result() for digest in digests} == {expected()}
         assert own_joblet.status(job_id)["Status"] == "COMPLETED"

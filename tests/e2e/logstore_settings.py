@@ -17,7 +17,7 @@ def set_logstore(system: LocalSystem, **settings: object) -> None:
 def logstore_metrics(system: LocalSystem) -> dict[str, float]:
     """By name, summed over labels."""
     address = yaml.safe_load(config_path(system).read_text())["logstore"]["metricsListen"]
-    with urlopen(f"http://{address}/metrics", timeout=30) as answer:
+    with urlopen(f"http://{address}/metrics", timeout=120) as answer:
         lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
     found: dict[str, float] = {}
     for sample, value in (line.rsplit(" ", 1) for line in lines):

@@ -45,7 +45,7 @@ def system_with(executor: Sequence[str]) -> Iterator[LocalSystem]:
             program = [*executor] if service == "executor" else [sys.executable, "-m", f"joblet.{service}"]
             with (directory / f"{service}.log").open("wb") as log:
                 process = subprocess.Popen([*program, *config], env=CLEAN_ENVIRONMENT, stdout=log, stderr=log)
-            stack.callback(process.wait, timeout=30)
+            stack.callback(process.wait, timeout=120)
             stack.callback(process.terminate)
         yield system
 

@@ -84,7 +84,7 @@ class Target:
     def settle(self) -> None:
         """Until the supervisor has every service up and ready again."""
         for name in ATTACKED:
-            wait_for(f"{name} is ready", lambda name=name: self._process(name) and self._is_ready(name), 60)  # type: ignore[misc]
+            wait_for(f"{name} is ready", lambda name=name: self._process(name) and self._is_ready(name))  # type: ignore[misc]
 
     def _process(self, name: str) -> tuple[int, str] | None:
         """Pid and start time of a service that runs."""

@@ -10,7 +10,7 @@ from typing import Any
 import leftovers
 import pytest
 import yaml
-from limited import CALL_SECONDS, LEASE_SECONDS, Ended, Limited, refused
+from limited import CALL_SECONDS, Ended, Limited, refused
 from local_system import wait_for
 
 from joblet.api import job_pb2
@@ -123,11 +123,11 @@ def test_node_lost_and_found(limited: Limited) -> None:
     executor = limited.system.pids()["executor"]
     os.kill(executor, signal.SIGSTOP)
     try:
-        wait_for("node lost", lambda: limited.status(job_id).reason, timeout_seconds=20 * LEASE_SECONDS)
+        wait_for("node lost", lambda: limited.status(job_id).reason)
         lost = limited.status(job_id)
         assert (lost.status, lost.exitCode, lost.reason) == ("FAILED", -1, "node-lost")
     finally:
         os.kill(executor, signal.SIGCONT)
-    wait_for("RUNNING", lambda: limited.status(job_id).status == "RUNNING", timeout_seconds=60)
+    wait_for("RUNNING", lambda: limited.status(job_id).status == "RUNNING")
     limited.stub.StopJob(job_pb2.StopJobReq(uuid=job_id), timeout=CALL_SECONDS)
     assert limited.end(job_id).how == ("STOPPED", -1, "stopped")

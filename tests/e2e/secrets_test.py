@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from local_system import LocalSystem, run_rnx, wait_for
+from local_system import CALL_SECONDS, LocalSystem, files_below, run_rnx, wait_for
 
 from joblet.api import job_pb2, job_pb2_grpc
 
@@ -20,9 +20,9 @@ CANARY = "canary-5b0c7d1e-do-not-sing"
 MASK = "***"
 
 
-def holding(paths: Iterable[Path]) -> list[str]:
+def holding(directory: Path) -> list[str]:
     """The files with the canary in them."""
-    return [str(path) for path in paths if path.is_file() and CANARY.encode() in path.read_bytes()]
+    return [str(path) for path, content in files_below(directory) if CANARY.encode() in content]
 
 
 def told_by_proc(joblet: LocalSystem) -> list[str]:
@@ -49,18 +49,18 @@ def replies(joblet: LocalSystem, certificate: str, job_ids: Iterable[str]) -> It
     credentials = grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
     with grpc.secure_channel(joblet.address, credentials) as channel:
         stub = job_pb2_grpc.JobServiceStub(channel)
-        yield stub.ListJobs(job_pb2.EmptyRequest(), timeout=30).SerializeToString()
+        yield stub.ListJobs(job_pb2.EmptyRequest(), timeout=CALL_SECONDS).SerializeToString()
         for job_id in job_ids:
-            yield stub.GetJobStatus(job_pb2.GetJobStatusReq(uuid=job_id), timeout=30).SerializeToString()
-            waited = stub.WaitJob(job_pb2.WaitJobReq(uuid=job_id, timeoutSeconds=1), timeout=30)
+            yield stub.GetJobStatus(job_pb2.GetJobStatusReq(uuid=job_id), timeout=CALL_SECONDS).SerializeToString()
+            waited = stub.WaitJob(job_pb2.WaitJobReq(uuid=job_id, timeoutSeconds=1), timeout=CALL_SECONDS)
             yield waited.SerializeToString()
-            for chunk in stub.GetJobLogs(job_pb2.GetJobLogsReq(uuid=job_id, noFollow=True), timeout=30):
+            for chunk in stub.GetJobLogs(job_pb2.GetJobLogsReq(uuid=job_id, noFollow=True), timeout=CALL_SECONDS):
                 yield chunk.SerializeToString()
 
 
 def check(joblet: LocalSystem, job_ids: Iterable[str]) -> None:
     job_ids = list(job_ids)
-    assert holding(joblet.directory.rglob("*")) == []
+    assert holding(joblet.directory) == []
     assert told_by_proc(joblet) == []
     for certificate in ("admin-client", "viewer-client"):
         for reply in replies(joblet, certificate, job_ids):

@@ -30,14 +30,14 @@ def main() -> None:
 def exercise(stub: Any) -> dict[str, Any]:
     """Run, follow, look at, list and stop jobs; what was seen, by name."""
     started = stub.RunJob(
-        pb.RunJobReq(command="sh", args=["-c", "echo one; echo two >&2; exit 3"], maxCPU=50), timeout=30
+        pb.RunJobReq(command="sh", args=["-c", "echo one; echo two >&2; exit 3"], maxCPU=50), timeout=120
     )
     job_id = started.job.uuid
-    output = b"".join(chunk.payload for chunk in stub.GetJobLogs(pb.GetJobLogsReq(uuid=job_id), timeout=30))
-    ended = stub.GetJobStatus(pb.GetJobStatusReq(uuid=job_id), timeout=30)
-    listed = [job for job in stub.ListJobs(pb.EmptyRequest(), timeout=30).jobs if job.id == job_id]
-    sleeping = stub.RunJob(pb.RunJobReq(command="sleep", args=["1000"]), timeout=30).job.uuid
-    stopped = stub.StopJob(pb.StopJobReq(uuid=sleeping), timeout=30).job
+    output = b"".join(chunk.payload for chunk in stub.GetJobLogs(pb.GetJobLogsReq(uuid=job_id), timeout=120))
+    ended = stub.GetJobStatus(pb.GetJobStatusReq(uuid=job_id), timeout=120)
+    listed = [job for job in stub.ListJobs(pb.EmptyRequest(), timeout=120).jobs if job.id == job_id]
+    sleeping = stub.RunJob(pb.RunJobReq(command="sleep", args=["1000"]), timeout=120).job.uuid
+    stopped = stub.StopJob(pb.StopJobReq(uuid=sleeping), timeout=120).job
     return {
         "started": [started.job.status, started.job.maxCPU, started.job.maxMemory],
         "output": output.decode(),
@@ -45,10 +45,10 @@ def exercise(stub: Any) -> dict[str, Any]:
         "listed": [[job.command, list(job.args), job.status, job.exitCode] for job in listed],
         "stopped": [stopped.status, stopped.exitCode, bool(stopped.endTime)],
         "errors": [
-            error_of(lambda: stub.GetJobStatus(pb.GetJobStatusReq(uuid=UNKNOWN), timeout=30)),
-            error_of(lambda: stub.RunJob(pb.RunJobReq(), timeout=30)),
-            error_of(lambda: stub.StopJob(pb.StopJobReq(uuid=job_id), timeout=30)),
-            error_of(lambda: list(stub.GetJobLogs(pb.GetJobLogsReq(uuid=UNKNOWN), timeout=30))),
+            error_of(lambda: stub.GetJobStatus(pb.GetJobStatusReq(uuid=UNKNOWN), timeout=120)),
+            error_of(lambda: stub.RunJob(pb.RunJobReq(), timeout=120)),
+            error_of(lambda: stub.StopJob(pb.StopJobReq(uuid=job_id), timeout=120)),
+            error_of(lambda: list(stub.GetJobLogs(pb.GetJobLogsReq(uuid=UNKNOWN), timeout=120))),
         ],
     }
 

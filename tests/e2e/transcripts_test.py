@@ -6,18 +6,22 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from local_system import CLEAN_ENVIRONMENT, RNX, LocalSystem, run_rnx, wait_for
+from gate import gate
+from local_system import CALL_SECONDS, CLEAN_ENVIRONMENT, RNX, LocalSystem, run_rnx, wait_for
 from transcript import assert_begins_like, neutral
 
 pytestmark = pytest.mark.root
 
-SCRIPT = """\
+LOOP = """\
+while not os.path.exists("/tmp/finish"):
+    time.sleep(0.02)
+"""
+SCRIPT = f"""\
 import os, time
 print("Starting script...", flush=True)
 print("Processing item 1", flush=True)
 print("Processing item 2", flush=True)
-while not os.path.exists("/tmp/finish"):
-    time.sleep(0.02)
+{LOOP}
 print("Script completed successfully", flush=True)
 """
 
@@ -93,25 +97,32 @@ def test_list(joblet: LocalSystem, script: Path) -> None:
 
 
 def test_log_streams_history_then_live_output(joblet: LocalSystem, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        SCRIPT.replace('not os.path.exists("/tmp/finish")', "time.monotonic() < start + 1").replace(
-            "import os, time", "import time\nstart = time.monotonic()"
-        )
-    )
-    job_id, _ = start_script(joblet, script)
-    done = joblet.rnx("job", "log", job_id)
-    assert done.stderr.decode() == f"Logs for job {job_id} (Press Ctrl+C to exit if streaming):\n"
-    assert done.stdout.decode() == (
-        "Starting script...\nProcessing item 1\nProcessing item 2\nScript completed successfully\n"
-    )
+    with gate() as end:
+        script = tmp_path / "script.py"
+        wait = f'import socket; socket.create_connection(("127.0.0.1", {end.port})).recv(1)'
+        script.write_text(SCRIPT.replace(LOOP, wait))
+        job_id, _ = start_script(joblet, script)
+        end.wait_for()
+        with subprocess.Popen(
+            [RNX, "--config", joblet.directory / "rnx-config.yml", "job", "log", job_id],
+            env=CLEAN_ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as follower:  # fmt: skip
+            assert follower.stdout is not None
+            history = [follower.stdout.readline() for _ in range(3)]
+            end.open()
+            live, said = follower.communicate()
+    assert said.decode() == f"Logs for job {job_id} (Press Ctrl+C to exit if streaming):\n"
+    assert history == [b"Starting script...\n", b"Processing item 1\n", b"Processing item 2\n"]
+    assert live == b"Script completed successfully\n"
     assert joblet.status(job_id)["Status"] == "COMPLETED"
 
 
 def test_log_by_short_id_through_a_filter(joblet: LocalSystem) -> None:
     job_id = joblet.run("sh", "-c", "echo fine; echo ERROR one; echo fine; echo ERROR two")
     command = f"{RNX} --config {joblet.directory}/rnx-config.yml job log {job_id[:8]} | grep ERROR"
-    done = subprocess.run(["sh", "-c", command], env=CLEAN_ENVIRONMENT, capture_output=True, check=True, timeout=60)
+    done = subprocess.run(
+        ["sh", "-c", command], env=CLEAN_ENVIRONMENT, capture_output=True, check=True, timeout=CALL_SECONDS
+    )
     assert done.stdout == b"ERROR one\nERROR two\n"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from local_system import CLEAN_ENVIRONMENT, RNX, LocalSystem, wait_for
+from local_system import CALL_SECONDS, CLEAN_ENVIRONMENT, RNX, LocalSystem, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -49,11 +49,11 @@ def test_exit_codes(joblet: LocalSystem, code: int) -> None:
 def test_other_ends(joblet: LocalSystem) -> None:
     assert joblet.rnx("run", "--wait", "sh", "-c", "kill -9 $$").returncode == 137
     assert joblet.rnx("run", "--wait", "no-such-command").returncode == 127
-    assert joblet.rnx("run", "--wait", "--timeout=1s", "sleep", "60").returncode == 124
+    assert joblet.rnx("run", "--wait", "--timeout=1s", "sleep", "1000").returncode == 124
     refused = joblet.rnx("run", "--wait", "--max-memory=2147483647", "true")
     assert (refused.returncode, refused.stdout) == (125, b"")
     assert joblet.rnx("wait", "00000000").returncode == 125
-    running = joblet.run("sleep", "60")
+    running = joblet.run("sleep", "1000")
     assert joblet.rnx("wait", "--timeout=1s", running).returncode == 124
     joblet.output("stop", running)
     assert joblet.rnx("wait", running).returncode == 143
@@ -67,20 +67,20 @@ def test_follow_is_exactly_the_output(joblet: LocalSystem) -> None:
 
 
 def test_ctrl_c_leaves_the_job_or_stops_it(joblet: LocalSystem) -> None:
-    with attached(joblet, "run", "--wait", "sleep", "60") as process:
+    with attached(joblet, "run", "--wait", "sleep", "1000") as process:
         left = printed_id(process)
         wait_for("RUNNING", lambda: joblet.status(left)["Status"] == "RUNNING")
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(CALL_SECONDS) == 130
         assert process.stderr is not None
         assert f"rnx job wait {left}" in process.stderr.read()
     assert joblet.status(left)["Status"] == "RUNNING"
     joblet.output("stop", left)
-    with attached(joblet, "run", "--follow", "--stop-on-interrupt", "sh", "-c", "echo ready; sleep 60") as process:
+    with attached(joblet, "run", "--follow", "--stop-on-interrupt", "sh", "-c", "echo ready; sleep 1000") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 143
+        assert process.wait(CALL_SECONDS) == 143
 
 
 def test_waiting_and_following_survive_the_gateway(own_joblet: LocalSystem) -> None:
@@ -99,5 +99,5 @@ def test_waiting_and_following_survive_the_gateway(own_joblet: LocalSystem) -> N
             first_end.close()
             second_end.close()
             assert following.stdout.read() == "two\n"
-            assert [process.wait(60) for process in (waiting, following)] == [9, 9]
+            assert [process.wait(CALL_SECONDS) for process in (waiting, following)] == [9, 9]
             assert own_joblet.rnx("wait", job_id).returncode == 9

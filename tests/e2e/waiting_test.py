@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_system import LocalSystem, local_system, run_rnx, wait_for
+from local_system import LocalSystem, files_below, local_system, run_rnx, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
+SECONDS = 4  # that a job may take
 # Fails in its first two attempts; says which one it is.
 FLAKY = 'echo "attempt $JOB_ATTEMPT of $JOB_ID"; test "$JOB_ATTEMPT" -gt 2'
 
@@ -27,6 +28,12 @@ def has(system: LocalSystem, job_id: str, state: str) -> bool:
     return bool(status(system, job_id)["status"] == state)
 
 
+def running(system: LocalSystem, job_id: str) -> dict[str, Any] | None:
+    """What a job says of itself while it runs."""
+    now = status(system, job_id)
+    return now if now["status"] == "RUNNING" else None
+
+
 def test_a_scheduled_job_outlives_its_gateway(own_joblet: LocalSystem) -> None:
     """Killed between submission and the due time."""
     job_id = own_joblet.run("--schedule=12s", "-s", "CANARY=canary-60c1", "sh", "-c", "echo $CANARY | wc -c")
@@ -34,7 +41,7 @@ def test_a_scheduled_job_outlives_its_gateway(own_joblet: LocalSystem) -> None:
     assert "Status: CANCELED" in own_joblet.output("job", "cancel", canceled)
     assert has(own_joblet, job_id, "SCHEDULED")
     own_joblet.kill("gateway")
-    wait_for("its time", lambda: has(own_joblet, job_id, "COMPLETED"), 60)
+    wait_for("its time", lambda: has(own_joblet, job_id, "COMPLETED"))
     over = status(own_joblet, job_id)
     assert over["startTime"] >= over["scheduledTime"]
     assert own_joblet.log(job_id) == b"12\n"
@@ -43,14 +50,14 @@ def test_a_scheduled_job_outlives_its_gateway(own_joblet: LocalSystem) -> None:
 
 
 def _files_with(directory: Path, text: bytes) -> list[Path]:
-    return [path for path in directory.rglob("*") if path.is_file() and text in path.read_bytes()]
+    return [path for path, content in files_below(directory) if text in content]
 
 
 def test_a_flaky_job_whose_gateway_is_killed_in_between(own_joblet: LocalSystem) -> None:
     job_id = own_joblet.run("--retries=3", "--retry-backoff=1s", "sh", "-c", FLAKY)
     wait_for("the first attempt's end", lambda: status(own_joblet, job_id)["attempt"] > 1)
     own_joblet.kill("gateway")
-    wait_for("success", lambda: has(own_joblet, job_id, "COMPLETED"), 60)
+    wait_for("success", lambda: has(own_joblet, job_id, "COMPLETED"))
     over = status(own_joblet, job_id)
     assert [(one["number"], one["status"], one["exitCode"]) for one in over["attempts"]] == [
         (1, "FAILED", 1), (2, "FAILED", 1), (3, "COMPLETED", 0),
@@ -73,19 +80,20 @@ def test_a_flaky_job_is_followed_through_its_attempts(joblet: LocalSystem) -> No
 def test_a_timeout_needs_no_daemon(clean_machine: None, tmp_path: Path) -> None:
     directory = tmp_path / "jbtest"
     with local_system(directory) as system:
-        job_id = system.run("--timeout=3s", "sh", "-c", "trap '' TERM; setsid sleep 1000 & sleep 1000")
-        wait_for("RUNNING", lambda: has(system, job_id, "RUNNING"))
-        assert 1 <= status(system, job_id)["remainingSeconds"] <= 3
         supervisor = int((directory / "run/supervisor.pid").read_text().split()[0])
-        for pid in (supervisor, *system.pids().values()):
+        daemons = (supervisor, *system.pids().values())
+        job_id = system.run(f"--timeout={SECONDS}s", "sh", "-c", "trap '' TERM; setsid sleep 1000 & sleep 1000")
+        now = wait_for("RUNNING", lambda: running(system, job_id))
+        assert 1 <= now["remainingSeconds"] <= SECONDS
+        for pid in daemons:
             os.kill(pid, signal.SIGKILL)
-        wait_for("the end of its processes", lambda: not _sleepers(), 20)
+        wait_for("the end of its processes", lambda: not _sleepers())
         up = run_rnx("local", "up", "--dir", directory, "--port", str(system.port), "--detach")
         assert up.returncode == 0, up.stderr.decode()
         wait_for("STOPPED", lambda: has(system, job_id, "STOPPED"))
         over = status(system, job_id)
         assert (over["reason"], over["exitCode"], over["remainingSeconds"]) == ("timeout", -1, 0)
-        print(f"\nstopped {(over['usage']['wallSeconds'] - 3) * 1000:.0f} ms after its 3 s were over")
+        print(f"\nstopped {(over['usage']['wallSeconds'] - SECONDS) * 1000:.0f} ms after its {SECONDS} s were over")
 
 
 def _sleepers() -> list[str]:
