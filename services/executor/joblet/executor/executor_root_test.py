@@ -6,7 +6,7 @@ import signal
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, closing
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from joblet.executor.outputs import Outputs
 from joblet.executor.server import Prepared, output_limits, site_of
 from joblet.executor.site import Site
 from joblet.executor.testing import LIMITS, ROOMY, order
-from joblet.executor.testing_node import TIMEOUT_SECONDS, NodeProcesses, runs, wait_until
+from joblet.executor.testing_node import TIMEOUT_SECONDS, NodeProcesses, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.single_threaded]
 
@@ -48,12 +48,14 @@ class Bench:
         self.node = node
 
     @asynccontextmanager
-    async def executor(self, **changes: object) -> AsyncIterator[Executor]:
-        """`changes` replace fields of its site."""
+    async def executor(
+        self, *, logstore_seconds: float = TIMEOUT_SECONDS, **changes: object
+    ) -> AsyncIterator[Executor]:
+        """It waits so long for the logstore; `changes` replace fields of its site."""
         async with asyncio.TaskGroup() as tasks:
             self.tasks = tasks
             with (
-                closing(LogStore(self.config.executor.logstore_socket, timeout_seconds=0.5)) as logs,
+                closing(LogStore(self.config.executor.logstore_socket, timeout_seconds=logstore_seconds)) as logs,
                 ThreadPoolExecutor(1) as cleaner,
             ):
                 contents = Contents(self.config.executor.state_dir / "contents", ROOMY)
@@ -124,14 +126,15 @@ def test_a_limit_that_cannot_be_applied_is_named_and_nothing_stays(bench: Bench)
 
 def test_without_a_logstore_no_job_starts(bench: Bench) -> None:
     async def scenario() -> None:
-        async with bench.executor() as executor:
-            bench.node.logstore.end(signal.SIGTERM)
-            try:
+        bench.node.logstore.end(signal.SIGTERM)
+        try:
+            async with bench.executor(logstore_seconds=0.2) as executor:
                 refusal = await refusal_of(executor, new_order())
                 assert isinstance(refusal, Unavailable)
                 assert bench.left() == []
-            finally:
-                await asyncio.to_thread(bench.node.start_logstore)
+        finally:
+            await asyncio.to_thread(bench.node.start_logstore)
+        async with bench.executor() as executor:
             job = new_order()
             await executor.start(job)
             outcome = await end_of(executor.site, job.job_id)
@@ -140,10 +143,21 @@ def test_without_a_logstore_no_job_starts(bench: Bench) -> None:
     asyncio.run(scenario())
 
 
+def commands_with(argument: str) -> list[str]:
+    """Command lines of the processes that were given this."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # ended while we looked
+            arguments = path.read_bytes().decode(errors="replace").split("\0")
+            if argument in arguments:
+                found.append(" ".join(arguments))
+    return found
+
+
 def test_jobinit_that_hangs_is_given_up(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervise, "LAUNCH_SECONDS", 0.2)
     hanging = tmp_path / "jobinit"
-    hanging.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 1000\n")
+    hanging.write_text("#!/bin/sh\nwhile :; do sleep 1; done\n")
     hanging.chmod(0o755)
 
     async def scenario() -> None:
@@ -157,7 +171,7 @@ def test_jobinit_that_hangs_is_given_up(bench: Bench, tmp_path: Path, monkeypatc
         assert outcome.message == "job could not be started within 0.2 s"
         assert outcome.started_ns == 0
         assert bench.left() == []
-        wait_until(lambda: not runs(int((tmp_path / "pid").read_text())), lambda: "it hangs on")
+        wait_until(lambda: not commands_with(str(hanging)), lambda: "it hangs on")
 
     asyncio.run(scenario())
 

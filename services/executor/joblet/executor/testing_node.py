@@ -30,9 +30,10 @@ from joblet.common.rpc import connect
 
 if TYPE_CHECKING:
     from joblet.api.internal.executor_pb2_grpc import ExecutorServiceAsyncStub
+    from joblet.executor.job import InitProcess
 
 NODE = "node-1"
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 120.0  # only ends a wait for what never comes
 POLL_SECONDS = 0.01
 MIB = 1 << 20
 
@@ -207,6 +208,21 @@ def _kill_jobs(node: NodeProcesses) -> None:
 
 def inits_of(journal: Path) -> list[int]:
     """The inits of jobs that have not ended, by the journal, that are still the same processes."""
+    return [init.pid for init in _living(journal)]
+
+
+def go_on(journal: Path) -> None:
+    """SIGUSR1 to the commands of these jobs, see `waiting`."""
+    for init in _living(journal):
+        os.kill(init.command_pid, signal.SIGUSR1)
+
+
+def waiting(then: str) -> tuple[str, ...]:
+    """A job's command that prints "before" and goes on with `then` when it is told by `go_on`."""
+    return "sh", "-c", f'trap "go=1" USR1; echo before; while [ -z "$go" ]; do sleep 0.01; done; {then}'
+
+
+def _living(journal: Path) -> "list[InitProcess]":
     from contextlib import closing
 
     from joblet.executor import procfs
@@ -214,7 +230,7 @@ def inits_of(journal: Path) -> list[int]:
 
     with closing(Journal(journal)) as opened:
         inits = [job.init for job in opened.jobs() if job.init is not None and job.outcome is None]
-    return [init.pid for init in inits if runs(init.pid) and procfs.start_ticks(init.pid) == init.start_ticks]
+    return [init for init in inits if runs(init.pid) and procfs.start_ticks(init.pid) == init.start_ticks]
 
 
 def runs(pid: int) -> bool:
