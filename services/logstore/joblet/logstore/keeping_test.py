@@ -22,6 +22,7 @@ JOB = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"
 MIB = 1 << 20
 TEXT = b"".join(b"%07d of the lines\n" % number for number in range(100_000))
 AT_ONCE = {"sealAfter": "0s"}
+MORE_PATIENCE = 1.1
 
 
 def job(number: int) -> str:
@@ -68,6 +69,11 @@ def delete(process: LogStoreProcess, job_id: str = JOB) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
+def first_kept(process: LogStoreProcess) -> int:
+    """The first byte of the output that is still there."""
+    return asyncio.run(chunks(process, no_follow=True))[0].offset
+
+
 def files(process: LogStoreProcess, job_id: str = JOB) -> set[str]:
     directory = process.directory / "logs" / job_id
     return {path.name for path in directory.iterdir()} if directory.exists() else set()
@@ -87,7 +93,7 @@ def test_a_log_is_sealed_after_its_end_and_read_by_the_same_calls(tmp_path: Path
         assert process.ask("size", JOB)[0] == {"ok": True, "bytes": len(TEXT), "ended": True}
         assert process.ask("finish", JOB)[0] == {"ok": True, "bytes": len(TEXT)}
         assert process.ask("open", JOB)[0]["ok"] is False
-        assert process.metric("joblet_log_sealed_total") == 1
+        eventually(lambda: process.metric("joblet_log_sealed_total") == 1)
         eventually(lambda: process.descriptors() == [])
         assert delete(process) is grpc.StatusCode.OK
         assert files(process) == set()
@@ -156,7 +162,9 @@ def test_the_front_of_a_running_jobs_log_goes_and_readers_are_told(tmp_path: Pat
             assert init.stdin is not None
             init.stdin.write(content)
             init.stdin.flush()
-            eventually(lambda: output.stat().st_size == len(content) and output.stat().st_blocks * 512 < 2 * MIB)
+            # What is over by less than an eighth stays.
+            eventually(lambda: output.stat().st_size == len(content) and first_kept(process) >= 7 * MIB - MIB // 8)
+            assert output.stat().st_blocks * 512 < 2 * MIB
             received = asyncio.run(chunks(process, no_follow=True))
             first = received[0].offset
             assert 6 * MIB < first <= 7 * MIB and first % BLOCK_SIZE == 0
@@ -165,7 +173,7 @@ def test_the_front_of_a_running_jobs_log_goes_and_readers_are_told(tmp_path: Pat
             assert read(process, no_follow=True, tail_lines=10**9) == content[first:]
             (missing, *_) = asyncio.run(chunks(process, no_follow=True, offset=3))
             assert missing.offset == first
-            assert process.metric("joblet_log_removed_bytes_total") == first
+            eventually(lambda: process.metric("joblet_log_removed_bytes_total") == first)
             process.end(signal.SIGKILL)
             process.start()
             assert read(process, no_follow=True, offset=first) == content[first:]
@@ -234,7 +242,8 @@ def test_a_reader_that_stays_behind_is_overtaken_and_told(tmp_path: Path) -> Non
                 received[chunk.offset] = chunk.payload
         assert all(content[offset : offset + len(payload)] == payload for offset, payload in received.items())
         ends = {offset + len(payload) for offset, payload in received.items()}
-        assert len(set(received) - ends) == 2  # the beginning, and one place behind what was removed
+        # The beginning, and a place behind what was removed; another one when it was removed in two steps.
+        assert len(set(received) - ends) >= 2
         assert max(ends) == len(content)
 
     settings = {"maxJobSizeMb": 1, "readerHold": "0s"}
@@ -262,7 +271,7 @@ def test_a_log_outlives_its_node_in_the_archive(tmp_path: Path) -> None:
     with logstore(tmp_path, archive=archive, **AT_ONCE) as process:
         write(process, TEXT)
         eventually(lambda: "archived" in files(process))
-        assert process.metric("joblet_log_archived_total") == 1
+        eventually(lambda: process.metric("joblet_log_archived_total") == 1)
         shutil.rmtree(process.directory / "logs" / JOB)
         assert status(process, job(1)) is grpc.StatusCode.NOT_FOUND
         assert read(process) == TEXT
@@ -319,12 +328,15 @@ def test_a_full_disk_is_told_and_so_is_room(tmp_path: Path) -> None:
 
 
 def killed_again_and_again(process: LogStoreProcess, done: Callable[[], bool], seconds: float) -> None:
-    """Kills and restarts it after random times up to so many seconds, until `done`."""
+    """Kills and restarts it after random times up to so many seconds, until `done`.
+
+    Each time a little later, lest a busy machine never comes to the end of a step that is begun again each time.
+    """
     chance, kills = random.Random(seconds), 0
     while not done():
         assert process.process.poll() is None
         try:
-            process.process.wait(chance.uniform(0.0, seconds))
+            process.process.wait(chance.uniform(0.0, seconds * MORE_PATIENCE**kills))
         except subprocess.TimeoutExpired:
             process.end(signal.SIGKILL)
             process.start()
