@@ -18,7 +18,7 @@ def completed(gateway: Gateway, *words: str) -> list[str]:
     line = ["rnx", *gateway.flags, *words]
     variables = {"_RNX_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(line), "COMP_CWORD": str(len(line) - 1)}
     done = subprocess.run(
-        [sys.executable, "-m", "rnx"], env={**PYTHONPATH, **variables}, capture_output=True, timeout=30, check=False
+        [sys.executable, "-m", "rnx"], env={**PYTHONPATH, **variables}, capture_output=True, timeout=120, check=False
     )
     assert done.stderr == b""
     return [line.partition(",")[2] for line in done.stdout.decode().splitlines() if line]
@@ -73,7 +73,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         env={**PYTHONPATH, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.stdout.split() == [JOB_ID], done.stderr

@@ -161,7 +161,7 @@ class Gateway(job_pb2_grpc.JobServiceServicer):
             yield api.DataChunk(payload=payload, offset=position, times=self._times(position))
             position += len(payload)
         if self.hold_output is not None:
-            self.hold_output.wait(30)
+            self.hold_output.wait(120)
 
     def _times(self, position: int) -> list[api.OutputTime]:
         if not self.times:

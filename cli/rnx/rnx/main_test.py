@@ -22,7 +22,7 @@ WITH_CTRL_C = ["env", "--default-signal=INT"]
 
 def in_a_process(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[bytes]":
     environment = {**PYTHONPATH, **variables}
-    return subprocess.run([*RNX, *arguments], env=environment, capture_output=True, timeout=30, check=False)
+    return subprocess.run([*RNX, *arguments], env=environment, capture_output=True, timeout=120, check=False)
 
 
 def test_help_names_every_command_and_the_exit_codes(rnx: Rnx) -> None:
@@ -136,7 +136,7 @@ def test_global_flags_before_and_after_the_verb(rnx: Rnx, gateway: Gateway) -> N
 
 def test_stdout_that_is_closed_or_full(gateway: Gateway) -> None:
     closed = subprocess.run(
-        ["sh", "-c", '"$@" >&-', "sh", *RNX, "version"], env=PYTHONPATH, capture_output=True, timeout=30, check=False
+        ["sh", "-c", '"$@" >&-', "sh", *RNX, "version"], env=PYTHONPATH, capture_output=True, timeout=120, check=False
     )
     assert (closed.returncode, closed.stderr) == (0, b"")
     with Path("/dev/full").open("wb") as full:
@@ -150,7 +150,7 @@ def test_a_reader_that_leaves_is_no_error(gateway: Gateway) -> None:
     environment = {**PYTHONPATH, "PATH": os.environ["PATH"]}
     for arguments in (["log", "f47a"], ["--help"]):
         command = ["bash", "-c", script, "bash", *RNX, *gateway.flags, *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=30, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
         heading = b"Logs for job f47a (Press Ctrl+C to exit if streaming):\n" if "log" in arguments else b""
         assert (done.returncode, done.stderr) == (0, heading)
 
@@ -165,7 +165,7 @@ def test_a_reader_that_leaves_a_silent_job_is_noticed(gateway: Gateway) -> None:
             assert process.stderr is not None
             assert process.stdout.readline() == b"first line\n"
             process.stdout.close()
-            assert process.wait(timeout=20) == 0
+            assert process.wait(timeout=120) == 0
             assert process.stderr.read() == b"Logs for job f47a (Press Ctrl+C to exit if streaming):\n"
     finally:
         gateway.hold_output.set()
@@ -184,7 +184,7 @@ def test_ctrl_c_stops_following_and_touches_no_job(gateway: Gateway) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"first line\n"
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=120)
     finally:
         gateway.hold_output.set()
         process.kill()

@@ -79,7 +79,7 @@ def on_a_terminal(*arguments: str, **variables: str) -> bytes:
             assert error.errno == errno.EIO
         finally:
             os.close(ours)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     return printed
 
 

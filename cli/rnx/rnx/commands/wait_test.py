@@ -136,7 +136,7 @@ def waiting_process(gateway: Gateway, *arguments: str) -> Iterator["subprocess.P
         text=True,
     ) as process:
         try:
-            assert seen.wait(20)
+            assert seen.wait(120)
             yield process
         finally:
             gateway.ended.set()
@@ -146,7 +146,7 @@ def waiting_process(gateway: Gateway, *arguments: str) -> Iterator["subprocess.P
 def test_ctrl_c_leaves_and_says_how_to_come_back(gateway: Gateway) -> None:
     with waiting_process(gateway, "run", "--wait", "true") as process:
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert out.startswith("Job started:\n")
     assert f"Left: job {JOB_ID} goes on.\n" in err
@@ -161,7 +161,7 @@ def test_ctrl_c_stops_the_job_when_asked_to(gateway: Gateway) -> None:
         assert stopped is not None
         gateway.on_request = lambda request: stopped.set() if isinstance(request, api.StopJobReq) else None
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (143, "\nStopping the job; Ctrl+C again leaves at once.\n")
     assert "Status: STOPPED\n" in out
 
@@ -173,6 +173,6 @@ def test_a_second_ctrl_c_leaves_at_once(gateway: Gateway) -> None:
         assert process.stderr.readline() == "\n"
         assert process.stderr.readline().startswith("Stopping the job")
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert f"Left: job {JOB_ID} goes on." in err

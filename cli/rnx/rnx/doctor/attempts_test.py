@@ -15,7 +15,7 @@ def run(work: str, then: str) -> str:
     program = f"{PREFIX}def work():\n    {work}\n{then}"
     environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", program]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True).stdout
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ class Node:
     def doctor(self, *before: str, arguments: tuple[str, ...] = ("--json",)) -> "subprocess.CompletedProcess[str]":
         """Runs it; the words of `before` run the command that follows them."""
         command = [*before, *RNX, "--config-file", str(self.config), *arguments]
-        return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
 
     def gaps(self, *before: str) -> dict[str, dict[str, Any]]:
         """The checks that failed, by name; the exit code has to agree."""

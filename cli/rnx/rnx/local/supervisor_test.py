@@ -17,13 +17,21 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="rnx local runs 
 
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.environ["PATH"]}
 STEADY = "echo $1 begins; trap 'echo $1 ends; exit 0' TERM; while :; do sleep 0.05; done"
+PROGRAM = """
+import sys
+from rnx.local import supervisor
+supervisor.STOP_SECONDS = {stop_seconds}
+sys.exit(supervisor.main())
+"""
 FAKE_RNX = '#!/bin/sh\necho "$@" >> {calls}\nif [ "$2" = await-ready ]; then exit {await_ready}; fi\n'
 
 
 class Supervised:
     """A supervisor in `directory`; `name` says which service, `calls` what it asked rnx for."""
 
-    def __init__(self, directory: Path, mode: str, services: dict[str, str], await_ready: int) -> None:
+    def __init__(
+        self, directory: Path, mode: str, services: dict[str, str], await_ready: int, stop_seconds: float
+    ) -> None:
         self.directory = directory
         for name in ("run", "logs"):
             (directory / name).mkdir()
@@ -34,7 +42,7 @@ class Supervised:
         rnx.chmod(0o755)
         lock = os.open(directory / "run/lock", os.O_RDWR | os.O_CREAT)
         words = [sys.executable, "-m", "rnx.local.supervisor_main", mode, str(lock), str(directory), str(rnx)]
-        words[1:3] = ["-c", "import sys; from rnx.local.supervisor import main; sys.exit(main())"]
+        words[1:3] = ["-c", PROGRAM.format(stop_seconds=stop_seconds)]
         for name, script in services.items():
             words += ["--", name, "/bin/sh", "-c", script, "sh", name]
         self.process = subprocess.Popen(words, env=ENVIRONMENT, pass_fds=(lock,), stdout=subprocess.PIPE)
@@ -58,7 +66,7 @@ class Supervised:
     def end(self, number: int) -> tuple[int, str]:
         """Exit code and what it printed."""
         self.process.send_signal(number)
-        out, _ = self.process.communicate(timeout=20)
+        out, _ = self.process.communicate(timeout=120)
         return self.process.returncode, out.decode()
 
 
@@ -69,8 +77,10 @@ Start = Callable[..., Supervised]
 def start(tmp_path: Path) -> Iterator[Start]:
     started: list[Supervised] = []
 
-    def begin(*, mode: str = supervisor.DETACHED, await_ready: int = 0, **services: str) -> Supervised:
-        started.append(Supervised(tmp_path, mode, services, await_ready))
+    def begin(
+        *, mode: str = supervisor.DETACHED, await_ready: int = 0, stop_seconds: float = 60, **services: str
+    ) -> Supervised:
+        started.append(Supervised(tmp_path, mode, services, await_ready, stop_seconds))
         return started[-1]
 
     yield begin
@@ -85,9 +95,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def seen(what: Callable[[], object]) -> None:
     """Waits until `what` is true."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not what():
-        assert time.monotonic() < deadline, "not seen within 20 s"
+        assert time.monotonic() < deadline, "not seen within 120 s"
         select.select((), (), (), 0.01)
 
 
@@ -140,19 +150,20 @@ def test_a_service_that_is_not_there(start: Start, tmp_path: Path) -> None:
     system = start(gateway=STEADY)
     seen(lambda: system.runs("gateway"))
     service = supervisor.Service("x", [str(tmp_path / "absent")], str(tmp_path))
+    before = time.monotonic()
     service.start()
     assert service.pid == 0
-    assert service.due > time.monotonic() - 1
+    assert service.due >= before
 
 
-def test_a_service_that_ignores_sigterm_is_killed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    system = start(gateway="trap '' TERM; echo begins; while :; do sleep 0.05; done")
+def test_a_service_that_ignores_sigterm_is_killed(start: Start) -> None:
+    system = start(stop_seconds=0.5, gateway="trap '' TERM; echo begins; while :; do sleep 0.05; done")
     seen(lambda: system.runs("gateway"))
     gateway = system.pid("gateway")
     assert gateway
     code, out = system.end(signal.SIGUSR1)
     assert code == 0
-    assert "gateway did not end within 10 s; killed" in out
+    assert "gateway did not end within 0.5 s; killed" in out
     assert not processes.is_alive(gateway)
 
 
@@ -170,7 +181,7 @@ def test_in_the_foreground_it_prints_whole_lines_with_names(start: Start) -> Non
 
 def test_in_the_foreground_it_gives_up_when_the_system_does_not_become_ready(start: Start) -> None:
     system = start(mode=supervisor.FOREGROUND, await_ready=1, gateway=STEADY)
-    system.process.wait(timeout=20)
+    system.process.wait(timeout=120)
     assert system.process.returncode == 1
     assert system.calls()[-1] == f"local down --dir {system.directory}"
 

@@ -36,7 +36,7 @@ class System:
 
     def local(self, verb: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [*RNX, "local", verb, "--dir", str(self.directory), *arguments]
-        return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=90, check=False)
+        return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False)
 
     def up(self) -> None:
         done = self.local("up", "--detach", "--port", str(self.port))
@@ -44,7 +44,7 @@ class System:
 
     def rnx(self, *arguments: str) -> str:
         command = [*RNX, "--config", str(self.where.client_config), *arguments]
-        return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=True).stdout
 
     def status(self) -> dict[str, int]:
         """Service -> pid of those that run."""
@@ -70,7 +70,7 @@ class System:
         return found + [path.name for path in self.where.run.iterdir() if path.name != "lock"]
 
 
-def seen(what: Callable[[], object], seconds: float = 30) -> None:
+def seen(what: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, f"not seen within {seconds} s"
@@ -231,5 +231,5 @@ def test_in_the_foreground_killed_services_come_back(system: System) -> None:
             seen(lambda: system.status().get("runtime", before["runtime"]) != before["runtime"])
         finally:
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
+            process.communicate(timeout=120)
     assert process.returncode == 0

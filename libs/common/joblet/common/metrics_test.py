@@ -25,7 +25,7 @@ def serving(
 
 def get(server: MetricsServer, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://{host}:{server.port}{path}", timeout=10) as response:
+        with urllib.request.urlopen(f"http://{host}:{server.port}{path}", timeout=120) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -94,7 +94,7 @@ def test_silent_connections_are_bounded_and_come_in_at_once(monkeypatch: pytest.
         address = ("127.0.0.1", server.port)
         # A connection that finds the backlog full comes in after a second at the earliest.
         silent = [socket.create_connection(address, timeout=0.9) for _ in range(20)]
-        with socket.create_connection(address, timeout=10) as one_more:
+        with socket.create_connection(address, timeout=120) as one_more:
             assert one_more.recv(1) == b""
         for connection in silent:
             connection.shutdown(socket.SHUT_WR)

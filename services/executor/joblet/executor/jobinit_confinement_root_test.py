@@ -38,7 +38,7 @@ def call(number, *arguments):
 def numbers() -> dict[str, int]:
     """System call numbers of this architecture, from its headers."""
     headers = ["gcc", "-E", "-dM", "-include", "asm/unistd.h", "-x", "c", "/dev/null"]
-    printed = subprocess.run(headers, capture_output=True, text=True, check=True, timeout=60).stdout
+    printed = subprocess.run(headers, capture_output=True, text=True, check=True, timeout=120).stdout
     return {name: int(number) for name, number in re.findall(r"#define __NR_(\w+) (\d+)", printed)}
 
 

@@ -23,7 +23,7 @@ from joblet.executor.machine import Machine
 from joblet.executor.testing import ROOMY
 from joblet.executor.waiting import readable
 
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 120.0
 END_SECONDS = 2.0
 
 

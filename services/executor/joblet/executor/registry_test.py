@@ -15,7 +15,7 @@ from joblet.executor.server import heartbeat
 NODE = "node-7"
 SERVICE = DESCRIPTOR.services_by_name["RegistryService"]
 ACCESS = {f"/{SERVICE.full_name}/Heartbeat": Access("heartbeat", frozenset({Role.NODE}))}
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 120.0
 
 
 class Registry(RegistryServiceServicer):

@@ -39,7 +39,7 @@ TERMINAL = {0x5412: False, 0x541C: False, 0x5401: True, (7 << 32) + 0x5412: Fals
 def numbers() -> dict[str, int]:
     """System call numbers of this architecture, from its headers."""
     headers = ["gcc", "-E", "-dM", "-include", "asm/unistd.h", "-x", "c", "/dev/null"]
-    printed = subprocess.run(headers, capture_output=True, text=True, check=True, timeout=60).stdout
+    printed = subprocess.run(headers, capture_output=True, text=True, check=True, timeout=120).stdout
     return {name: int(number) for name, number in re.findall(r"#define __NR_(\w+) (\d+)", printed)}
 
 

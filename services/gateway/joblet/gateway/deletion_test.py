@@ -16,7 +16,7 @@ from joblet.gateway.store.testing import job_values
 from joblet.gateway.testing import NODE, World, failure, run_forever, run_true, world
 
 DAY_NS = 86_400 * 10**9
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 120.0
 
 
 @pytest.fixture(autouse=True)

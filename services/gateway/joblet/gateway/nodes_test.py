@@ -22,7 +22,7 @@ from joblet.gateway.testing import (
     world,
 )
 
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 120.0
 
 
 def test_only_nodes_register(tmp_path: Path) -> None:

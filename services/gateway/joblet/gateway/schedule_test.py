@@ -1,7 +1,9 @@
 """Times that jobs are to start at, and jobs that wait for theirs."""
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -141,11 +143,10 @@ def test_the_schedule_outlives_the_gateway(tmp_path: Path) -> None:
         try:
             async with world(tmp_path, bundle=bundle, node=node) as it:
                 client = await it.client()
-                passing = (await client.RunJob(request("1s"))).job
-                coming = (await client.RunJob(request("1h"))).job
+                passing, coming = [(await client.RunJob(request("1h"))).job for _ in range(2)]
             assert node.starts == []
-            while time.time_ns() // NS_PER_SECOND < schedule.parse(passing.scheduledTime, 0) // NS_PER_SECOND + 1:
-                await asyncio.sleep(0.05)
+            with closing(sqlite3.connect(tmp_path / "gateway.db")) as store, store:  # as if an hour had passed
+                store.execute("UPDATE jobs SET due_ns = ? WHERE id = ?", (time.time_ns(), passing.uuid))
             async with world(tmp_path, bundle=bundle, node=node) as it:
                 await it.until(passing.uuid, "COMPLETED")
                 assert (await it.status(coming.uuid)).status == "SCHEDULED"

@@ -29,7 +29,7 @@ def test_another_uid_is_refused(tmp_path: Path) -> None:
         path.parent.chmod(0o755)
         path.chmod(0o666)
         answer = subprocess.run(
-            [sys.executable, "-c", CLIENT, str(path.parent), str(NOBODY)], capture_output=True, timeout=30, check=True
+            [sys.executable, "-c", CLIENT, str(path.parent), str(NOBODY)], capture_output=True, timeout=120, check=True
         )
         assert json.loads(answer.stdout) == {"ok": False, "error": f"uid {NOBODY} may not use this socket"}
         job_id = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"

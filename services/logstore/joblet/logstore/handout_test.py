@@ -19,7 +19,7 @@ from joblet.logstore.layout import LogDirectory
 
 JOB = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 120.0
 
 
 @contextmanager

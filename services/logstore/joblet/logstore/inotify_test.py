@@ -11,7 +11,7 @@ from joblet.common.errors import ResourceExhausted
 from joblet.logstore import inotify as module
 from joblet.logstore.inotify import Inotify
 
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 120.0
 
 
 @contextmanager

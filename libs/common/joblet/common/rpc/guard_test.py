@@ -66,7 +66,7 @@ def test_bytes_that_are_no_message_are_the_callers_fault(tmp_path: Path, kind: s
     async def main() -> grpc.aio.AioRpcError:
         async with serving(tmp_path) as serve, serve.channel() as channel:
             call: Any = getattr(channel, kind)(f"/jbtest.Echo/{name}")
-            answer = call(iter([garbage]) if kind.startswith("stream") else garbage, timeout=10)
+            answer = call(iter([garbage]) if kind.startswith("stream") else garbage, timeout=120)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await (answer.read() if kind.endswith("stream") else answer)
             return caught.value
@@ -155,7 +155,7 @@ def test_a_client_that_leaves_cancels_the_handler(tmp_path: Path, caplog: pytest
             await call.read()
             await waiting.wait()
             call.cancel()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 return await ended  # type: ignore[no-any-return]
 
     before = calls("Many", "CANCELLED")
@@ -226,7 +226,7 @@ def test_open_calls_end_with_their_certificate(tmp_path: Path) -> None:
                     for end in ends:
                         assert isinstance(end, grpc.aio.AioRpcError)
                         assert (end.code(), end.details()) == (grpc.StatusCode.UNAUTHENTICATED, EXPIRED)
-                assert time.monotonic() - started < 5
+                assert time.monotonic() - started < 60
 
     asyncio.run(main())
 

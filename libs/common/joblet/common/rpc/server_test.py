@@ -56,7 +56,7 @@ def handshake(
     if client is not None:
         context.load_cert_chain(client.cert, client.key)
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=120) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as secure,
     ):
         # In TLS 1.3 the client is done before the server has seen its certificate: only a byte of HTTP/2 is proof.
@@ -132,7 +132,7 @@ def test_only_tls_1_3(tmp_path: Path) -> None:
 
 def test_garbage_on_the_port_changes_nothing(tmp_path: Path) -> None:
     def talk(port: int) -> bytes:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+        with socket.create_connection(("127.0.0.1", port), timeout=120) as plain:
             plain.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(4096))
             try:
                 return plain.recv(1024)
@@ -274,12 +274,12 @@ def test_health_for_any_certificate_of_ours(tmp_path: Path) -> None:
         async with serving(tmp_path) as serve, serve.channel(serve.authority.files("auditor")) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             for name in ("", "jbtest.Echo"):
-                answer = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+                answer = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=120)
                 assert answer.status == serving_status
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.Check(health_pb2.HealthCheckRequest(service="jbtest.Other"), timeout=10)
+                await stub.Check(health_pb2.HealthCheckRequest(service="jbtest.Other"), timeout=120)
             assert error_from_rpc(caught.value).code == "NOT_FOUND"
-            statuses = (await stub.List(health_messages.HealthListRequest(), timeout=10)).statuses
+            statuses = (await stub.List(health_messages.HealthListRequest(), timeout=120)).statuses
             assert {name: status.status for name, status in statuses.items()} == {
                 "": serving_status,
                 "jbtest.Echo": serving_status,
@@ -296,7 +296,7 @@ def test_stop_tells_health_watchers_and_ends_in_time(tmp_path: Path) -> None:
             seen = [(await watch.read()).status]
             stopping = asyncio.create_task(serve.server.stop(grace_seconds=0.2))
             seen.append((await watch.read()).status)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 await stopping
             return seen
 

@@ -57,5 +57,5 @@ def test_rsa_is_refused_because_tls_1_2_would_work_with_it(tmp_path: Path) -> No
 def test_whether_tls_1_2_is_refused_is_known(first: str, refused: bool) -> None:
     script = f"import os; os.environ.pop('GRPC_SSL_CIPHER_SUITES', None)\nimport {first}, grpc, joblet.common\n"
     script += "print(joblet.common.tls12_is_refused)"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     assert result.stdout == f"{refused}\n"
