@@ -24,7 +24,7 @@ from joblet.common.rpc import Access, AccessTable, RpcServer, connect
 SERVICE = "jbtest.Echo"
 METHODS = ("One", "Many", "Collect", "Chat")
 READERS = frozenset({Role.ADMIN, Role.VIEWER})
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 120.0
 
 
 def describe_service() -> ServiceDescriptor:
