@@ -180,7 +180,7 @@ def test_a_new_job_waits_a_moment_for_a_node_that_is_coming(tmp_path: Path) -> N
     asyncio.run(scenario())
 
 
-def test_one_request_id_is_one_job(tmp_path: Path) -> None:
+def test_one_request_id_is_one_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with world(tmp_path) as it:
             it.node.script = run_forever
@@ -193,6 +193,7 @@ def test_one_request_id_is_one_job(tmp_path: Path) -> None:
                 "ALREADY_EXISTS", f"requestId r-1 was used for a different job: {answers[0].job.uuid}",
             )  # fmt: skip
             await it.node.executor_down()
+            monkeypatch.setattr(nodes, "CONNECT_SECONDS", 0.05)
             assert (await client.RunJob(request)).job.uuid == answers[0].job.uuid
 
     asyncio.run(scenario())
