@@ -41,8 +41,8 @@ def world(system: LocalSystem, programs: Path) -> Iterator[Mapping[str, str]]:
             "abstract": _listener(socket.AF_UNIX, f"\0{tag}", stack)[1:],
             "port": _listener(socket.AF_INET, ("127.0.0.1", 0), stack),
             "key": str(next(system.certificates.glob("ca-key.pem"))),
-            "journal": _some(system.directory, "*.db*"),
-            "log": _some(system.directory, f"**/{neighbour}/output"),
+            "journal": str(system.directory / "state/executor/journal.db"),
+            "log": str(system.directory / "state/logstore" / neighbour / "output"),
             "neighbour": NEIGHBOUR_FILE,
             "job_socket": job_socket,
             "canary": CANARY,
@@ -68,10 +68,6 @@ def _listener(family: int, address: str | tuple[str, int], stack: ExitStack) -> 
     server.bind(address)
     server.listen(64)
     return str(server.getsockname()[1]) if isinstance(address, tuple) else address
-
-
-def _some(directory: Path, pattern: str) -> str:
-    return str(next(path for path in sorted(directory.rglob(pattern)) if path.is_file()))
 
 
 def _process(stack: ExitStack) -> int:

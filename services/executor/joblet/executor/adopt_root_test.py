@@ -17,6 +17,7 @@ from joblet.executor.cgroup.spare import PREFIX, STOCK
 from joblet.executor.testing_node import (
     NodeProcesses,
     Watch,
+    cgroups_below,
     go_on,
     inits_of,
     node_processes,
@@ -87,18 +88,19 @@ def test_running_jobs_outlive_the_executor(node: NodeProcesses, tmp_path: Path, 
 
 
 def spare_cgroups(node: NodeProcesses) -> frozenset[Path]:
-    return frozenset(Path("/sys/fs/cgroup").glob(f"**/{node.cgroup_parent}/{PREFIX}*"))
+    return frozenset(path for path in cgroups_below(node.cgroup_parent) if path.name.startswith(PREFIX))
 
 
 def test_cgroups_made_ahead_go_when_the_next_executor_begins(node: NodeProcesses) -> None:
-    job = counting(0)
-    asyncio.run(started(node, job))
+    job = spec(*waiting("exit 0"))
+    started_and_waiting(node, job)
     if detect(node.cgroup_parent).version == 1:
         wait_until(lambda: len(spare_cgroups(node)) >= 5 * STOCK, lambda: f"{spare_cgroups(node)}")
     node.executor.end(signal.SIGKILL)
     left = spare_cgroups(node)
     node.start_executor()
     assert not left & spare_cgroups(node)
+    go_on(node.directory / "state/journal.db")
     *_, last = asyncio.run(events_until_end(node, job))
     assert (last.ended.status, last.ended.exit_code) == ("COMPLETED", 0)
 
@@ -114,7 +116,8 @@ def test_jobs_that_end_while_nobody_watches(node: NodeProcesses, tmp_path: Path)
     *_, last = asyncio.run(events_until_end(node, job))
     assert (last.ended.status, last.ended.exit_code, last.ended.reason) == ("FAILED", 5, "exit")
     assert last.ended.usage.cpuUserSeconds + last.ended.usage.cpuSystemSeconds > 0
-    assert list((tmp_path / "state/jobs").iterdir()) == []
+    kept = tmp_path / "state/jobs"
+    wait_until(lambda: not list(kept.iterdir()), lambda: f"left: {list(kept.iterdir())}")
 
 
 @pytest.mark.parametrize("alive", [True, False])

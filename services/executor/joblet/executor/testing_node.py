@@ -254,8 +254,15 @@ def with_suppressed_kill(pid: int) -> None:
 def leftovers() -> frozenset[str]:
     """Mounts, cgroups of tests and jobinit processes of this machine, one line each."""
     mounts = {f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-    cgroups = {f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"**/jbtest-{os.getpid()}-*")}
+    cgroups = {f"cgroup {path}" for path in cgroups_below(f"jbtest-{os.getpid()}-")}
     return frozenset(mounts | cgroups)
+
+
+def cgroups_below(prefix: str) -> Iterator[Path]:
+    """Those whose name begins so and what is in them; what others remove meanwhile is passed over, which glob is not
+    able to."""
+    for directory, names, _ in os.walk("/sys/fs/cgroup"):
+        yield from (Path(directory, name) for name in names if f"/{prefix}" in f"{directory}/{name}")
 
 
 def wait_until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:

@@ -24,7 +24,7 @@ from joblet.logstore.selection import Selection
 
 JOB = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"
 WRITER = Path(__file__).parent / "testdata" / "writer.py"
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 240.0
 FROM_THE_START = Selection()
 NOW = Selection(follow=False)
 

@@ -76,8 +76,13 @@ def test_every_rpc_is_for_the_gateway_alone() -> None:
     assert {role.value for access in table.values() for role in access.roles} == {"gateway"}
 
 
-def test_sixteen_readers_joining_at_random_and_one_that_stalls(process: LogStoreProcess) -> None:
+def test_sixteen_readers_joining_at_random_and_one_that_stalls(tmp_path: Path) -> None:
     """20 MB of random bytes while they are written. All share one connection, as the gateway's readers do."""
+    with logstore(tmp_path, readerTimeout="1h") as process:
+        _sixteen_readers_and_one_that_stalls(process)
+
+
+def _sixteen_readers_and_one_that_stalls(process: LogStoreProcess) -> None:
     content = random.Random(1).randbytes(20 * MEGABYTE)
     joining = sorted(random.Random(2).randrange(len(content)) for _ in range(15))
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NODE = "node-1"
 WRITER = Path(__file__).parent / "testdata" / "writer.py"
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 240.0  # only ends a wait for what never comes
 POLL_SECONDS = 0.01
 
 
