@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from local_system import LocalSystem, wait_for
+from local_system import CLEAN_ENVIRONMENT, RNX, LocalSystem, wait_for
 from service_settings import set_service
 
 pytestmark = pytest.mark.root
@@ -78,3 +82,71 @@ def test_all_attempts_together_keep_what_one_job_may(own_joblet: LocalSystem) ->
     gone = own_joblet.rnx("job", "get", "--attempt=1", job_id)
     assert f"no outputs are kept of job {job_id}, attempt 1" in gone.stderr.decode()
     assert "outputs are kept of attempt 2, 3: rnx job get --attempt" in gone.stderr.decode()
+
+
+# Three attempts; the last line of each has no newline.
+TALKING = 'echo "$JOB_ATTEMPT one"; echo "$JOB_ATTEMPT two"; printf "$JOB_ATTEMPT end"; test "$JOB_ATTEMPT" -gt 2'
+LINES = [b"%d %s" % (attempt, text) for attempt in (1, 2, 3) for text in (b"one\n", b"two\n", b"end")]
+STAMP = re.compile(rb"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) ")
+
+
+def test_options_of_the_log_go_through_all_attempts(joblet: LocalSystem) -> None:
+    job_id = joblet.run("--retries=2", "--retry-backoff=1s", "sh", "-c", TALKING)
+    followed = joblet.rnx("job", "log", job_id)
+    assert followed.stdout == b"".join(LINES)
+    said = followed.stderr.decode().splitlines()[1:]
+    assert said == ["Attempt 2, from byte 17:", "Attempt 3, from byte 34:"]
+
+    def log(*flags: str) -> bytes:
+        done = joblet.rnx("job", "log", *flags, job_id)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    for count in (0, 1, 3, 4, 8, 9, 100):
+        assert log(f"--tail={count}") == log("-n", str(count), "--no-follow") == b"".join(LINES[-count or 9 :])
+    assert log("--attempt=2", "-n2") == b"2 two\n2 end"
+    second = joblet.json("job", "status", job_id)["attempts"]
+    assert isinstance(second, list)
+    between = second[1]["startTime"]
+    assert log(f"--since={between}") == b"".join(LINES[3:])
+    assert log(f"--until={between}") == b"".join(LINES[:3])
+    assert log(f"--since={between}", "-n", "4") == b"".join(LINES[-4:])
+    assert log(f"--until={between}", "-n", "2") == b"".join(LINES[1:3])
+    assert log("--since=1h", "--until=0", "--no-follow") == b"".join(LINES)
+    assert log("--attempt=1", f"--since={between}") == b""
+
+    stamped = log("-t").splitlines()
+    assert [STAMP.sub(b"", line) for line in stamped] == [line.rstrip(b"\n") for line in LINES]
+    times = [STAMP.match(line)[1] for line in stamped]  # type: ignore[index]
+    assert times == sorted(times)
+    chunks = [json.loads(line) for line in joblet.output("--json", "job", "log", "-n4", job_id).splitlines()]
+    assert [chunk["attempt"] for chunk in chunks] == [2, 3]
+    assert chunks[0]["offset"] == 17 + 12
+
+
+# Until the other side goes away.
+HELD = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1]))).recv(1)"
+
+
+def test_the_last_lines_and_what_comes_while_services_are_killed(own_joblet: LocalSystem) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holding:
+        script = f'test "$JOB_ATTEMPT" != 2 || python3 -c "$1" "$2" 2>/dev/null; {TALKING}'
+        port = str(holding.getsockname()[1])
+        job_id = own_joblet.run(
+            "--network=host", "--retries=2", "--retry-backoff=1s", "sh", "-c", script, "sh", HELD, port
+        )  # fmt: skip
+        held, _ = holding.accept()
+        config = str(own_joblet.directory / "rnx-config.yml")
+        command = [str(RNX), "--config", config, "job", "log", "-n", "2", job_id]
+        with (
+            held,
+            subprocess.Popen(command, env=CLEAN_ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as log,
+        ):
+            assert log.stdout is not None
+            begin = log.stdout.read(len(LINES[1] + LINES[2]))
+            own_joblet.kill("gateway")
+            own_joblet.kill("logstore")
+            held.close()
+            rest, said = log.communicate(timeout=120)
+    assert log.returncode == 0, said.decode()
+    assert begin + rest == b"".join(LINES[1:])

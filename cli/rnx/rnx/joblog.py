@@ -31,11 +31,13 @@ RESUME_SECONDS = 120.0  # without a byte or a connection for so long, following 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some output; `times` are positions in the payload and since when, in nanoseconds, the bytes behind them exist."""
+    """Some output; `times` are positions in the payload and since when, in nanoseconds, the bytes behind them exist.
+    `attempt` is that of a job that may be retried, 0 of others."""
 
     offset: int
     payload: bytes
     times: Sequence[tuple[int, int]] = ()
+    attempt: int = 0
 
 
 Write = Callable[[Piece], None]
@@ -61,7 +63,8 @@ def request(
 
 
 def follow(client: Client, wanted: GetJobLogsReq, write: Write, say: Say, *, heading: str | None) -> None:
-    """Passes every piece of what is `wanted` to `write`, until the server says that this is all.
+    """Passes every piece of what is `wanted` to `write`, until the server says that this is all; says where the output
+    of another attempt begins, unless one was asked for.
 
     The heading is said once it is sure that there is such a job: the stream of a silent job tells nothing for a while.
     Raises BrokenPipeError when stdout is a pipe that nobody reads any more, also while there is nothing to write.
@@ -69,7 +72,23 @@ def follow(client: Client, wanted: GetJobLogsReq, write: Write, say: Say, *, hea
     if heading is not None and _exists(client, wanted.uuid):
         say(heading)
     with departure.noticed(client.hang_up) as reader_left:
-        _follow(client, wanted, write, say, reader_left)
+        _follow(client, wanted, write if wanted.attempt else _naming_attempts(write, say), say, reader_left)
+
+
+def _naming_attempts(write: Write, say: Say) -> Write:
+    attempt, is_line_open = 1, False
+
+    def naming(piece: Piece) -> None:
+        nonlocal attempt, is_line_open
+        if piece.attempt > attempt:
+            attempt = piece.attempt
+            if is_line_open and sys.stdout.isatty() and sys.stderr.isatty():
+                say("")
+            say(f"Attempt {attempt}, from byte {piece.offset}:")
+        write(piece)
+        is_line_open = not piece.payload.endswith(b"\n")
+
+    return naming
 
 
 def _follow(client: Client, wanted: GetJobLogsReq, write: Write, say: Say, reader_left: threading.Event) -> None:
@@ -130,7 +149,7 @@ def pass_on(chunk: DataChunk, position: int | None, write: Write, say: Say) -> i
     position = offset if position is None else position
     if offset > position:
         say(f"Bytes {position} to {offset - 1} are no longer kept.")
-    piece = _behind(Piece(offset, chunk.payload, _times(chunk)), position - offset)
+    piece = _behind(Piece(offset, chunk.payload, _times(chunk), chunk.attempt), position - offset)
     if piece.payload:
         write(piece)
     return piece.offset + len(piece.payload)
@@ -149,7 +168,7 @@ def _behind(piece: Piece, skipped: int) -> Piece:
     if skipped <= 0:
         return piece
     times = [(max(0, begin - skipped), time_ns) for begin, time_ns in piece.times]
-    return Piece(piece.offset + skipped, piece.payload[skipped:], times)
+    return Piece(piece.offset + skipped, piece.payload[skipped:], times, piece.attempt)
 
 
 def writer(*, as_json: bool, timestamps: bool) -> Write:
@@ -158,8 +177,21 @@ def writer(*, as_json: bool, timestamps: bool) -> Write:
         return write_json
     if not timestamps:
         return write_raw
-    stamper = stamps.Stamper(write_all)
-    return lambda piece: stamper.write(piece.payload, piece.times)
+    return _stamping(stamps.Stamper(write_all))
+
+
+def _stamping(stamper: stamps.Stamper) -> Write:
+    """A line ends with its attempt, with a newline or without."""
+    attempt = 0
+
+    def stamping(piece: Piece) -> None:
+        nonlocal attempt
+        if piece.attempt != attempt:
+            attempt = piece.attempt
+            stamper.end_line()
+        stamper.write(piece.payload, piece.times)
+
+    return stamping
 
 
 def write_raw(piece: Piece) -> None:
@@ -181,6 +213,8 @@ def write_all(payload: bytes) -> None:
 def write_json(piece: Piece) -> None:
     """One JSON object a line: output need not be text, so the bytes are base64, as in JSON forms of DataChunk."""
     fields: dict[str, object] = {"offset": piece.offset, "payload": base64.b64encode(piece.payload).decode()}
+    if piece.attempt:
+        fields["attempt"] = piece.attempt
     if piece.times:
         fields["times"] = [{"position": begin, "time": stamps.rfc3339(time_ns)} for begin, time_ns in piece.times]
     write_all(json.dumps(fields).encode() + b"\n")

@@ -3,6 +3,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from joblet.api.job_pb2 import DataChunk, GetJobLogsReq, OutputTime
 from rnx import joblog
+from rnx.stamps import Stamper
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,20 @@ def test_where_to_begin_is_asked_for_once() -> None:
     assert joblog.from_position(wanted, 7) == GetJobLogsReq(
         uuid="a", noFollow=True, offset=7, until=Timestamp(seconds=1), timestamps=True
     )
+
+
+def test_attempts_are_named_where_another_one_begins() -> None:
+    got: list[object] = []
+    write = joblog._naming_attempts(lambda piece: got.append(piece.payload), got.append)
+    for offset, attempt in ((0, 1), (1, 1), (2, 2), (3, 2), (4, 4)):
+        write(joblog.Piece(offset, b"x", attempt=attempt))
+    assert got == [b"x", b"x", "Attempt 2, from byte 2:", b"x", b"x", "Attempt 4, from byte 4:", b"x"]
+
+
+def test_a_stamped_line_ends_with_its_attempt() -> None:
+    written = bytearray()
+    write = joblog._stamping(Stamper(written.extend))
+    for offset, (payload, attempt) in enumerate(((b"a", 1), (b"b", 1), (b"c\n", 2), (b"d", 3))):
+        write(joblog.Piece(offset, payload, [(0, attempt * 10**9)], attempt))
+    stamps = [f"1970-01-01T00:00:0{second}.000Z" for second in (1, 2, 3)]
+    assert written.decode() == f"{stamps[0]} ab\n{stamps[1]} c\n{stamps[2]} d"

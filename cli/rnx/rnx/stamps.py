@@ -26,6 +26,12 @@ class Stamper:
             b"".join(self._stamped(payload[begin:end], ns) for (begin, ns), end in zip(times, ends, strict=True))
         )
 
+    def end_line(self) -> None:
+        """What comes next begins a line, whatever came before."""
+        if not self._at_line_begin:
+            self._write(b"\n")
+            self._at_line_begin = True
+
     def _stamped(self, text: bytes, time_ns: int) -> bytes:
         if not text:
             return b""

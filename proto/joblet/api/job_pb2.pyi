@@ -1080,7 +1080,7 @@ class GetJobLogsReq(_message.Message):
     """so many lines of what is there, then what comes; 0: only what comes"""
     attempt: _builtins.int
     """Of a job that was retried: this attempt's output alone, up to its end. 0 for the output of all attempts, one behind
-    the other, as it comes; with tailLines, since, until or timestamps, of the latest one.
+    the other, as it comes: offsets, lines and times count through all of them, and no line goes on in another attempt.
     """
     timestamps: _builtins.bool
     """say in DataChunk.times when the bytes were written"""
@@ -1123,10 +1123,13 @@ class DataChunk(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     TIMES_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
     """exactly bytes of the job, whatever the request asks for"""
     offset: _builtins.int
     """position of payload's first byte in the job's output"""
+    attempt: _builtins.int
+    """of a job that may be retried: whose output this is"""
     @_builtins.property
     def times(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputTime]:
         """with timestamps; the first is for position 0"""
@@ -1137,10 +1140,11 @@ class DataChunk(_message.Message):
         payload: _builtins.bytes = ...,
         offset: _builtins.int = ...,
         times: _abc.Iterable[Global___OutputTime] | None = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "payload", b"payload", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "offset", b"offset", "payload", b"payload", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

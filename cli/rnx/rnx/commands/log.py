@@ -19,6 +19,7 @@ Examples:
   rnx job log f47ac10b | grep ERROR                   # Filter output
   rnx job log -n 20 f47ac10b                          # The last lines and what comes
   rnx job log --attempt=1 f47ac10b                    # Of a job that was retried, the first attempt's
+  rnx job log --attempt=2 -n 20 f47ac10b              # The last lines of its second attempt
   rnx job log --no-follow --since 10m -t f47ac10b     # The last ten minutes, with times""",
 )
 @click.option("--no-follow", is_flag=True, help="Print what is there and end")
@@ -44,7 +45,8 @@ def log(
     """Stream job output in real-time or view historical logs.
 
     Prints exactly the job's bytes and ends with the job. Ctrl+C stops following; the job goes on. Times are the node's,
-    exact to 10 ms.
+    exact to 10 ms. Of a job that was retried it prints the output of all attempts, one behind the other, and says on
+    stderr where each begins; --tail, --since and --until go through all of them.
     """
     from rnx import joblog
 

@@ -70,6 +70,33 @@ class ReadLogsRequest(_message.Message):
 Global___ReadLogsRequest: _TypeAlias = ReadLogsRequest  # noqa: Y015
 
 @_typing.final
+class FindBeginningResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    REACHED_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    lines: _builtins.int
+    """with tail_lines: of those, how many there are"""
+    reached: _builtins.bool
+    """all that comes behind `offset` is from `since_ns` or later; false when the output has ended before"""
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        lines: _builtins.int = ...,
+        reached: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "offset", b"offset", "reached", b"reached"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindBeginningResponse: _TypeAlias = FindBeginningResponse  # noqa: Y015
+
+@_typing.final
 class DeleteLogsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -40,6 +40,11 @@ class LogStoreServiceStub:
                 request_serializer=joblet_dot_api_dot_internal_dot_logstore__pb2.ReadLogsRequest.SerializeToString,
                 response_deserializer=joblet_dot_api_dot_job__pb2.DataChunk.FromString,
                 _registered_method=True)
+        self.FindBeginning = channel.unary_unary(
+                '/joblet.internal.LogStoreService/FindBeginning',
+                request_serializer=joblet_dot_api_dot_internal_dot_logstore__pb2.ReadLogsRequest.SerializeToString,
+                response_deserializer=joblet_dot_api_dot_internal_dot_logstore__pb2.FindBeginningResponse.FromString,
+                _registered_method=True)
         self.DeleteLogs = channel.unary_unary(
                 '/joblet.internal.LogStoreService/DeleteLogs',
                 request_serializer=joblet_dot_api_dot_internal_dot_logstore__pb2.DeleteLogsRequest.SerializeToString,
@@ -61,6 +66,14 @@ class LogStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindBeginning(self, request, context):
+        """Where ReadLogs would begin for the same request, and how many lines there are from there on. A time that has not come
+        is waited for, unless `no_follow`. Errors as of ReadLogs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteLogs(self, request, context):
         """Removes a job's output, and its copy in the archive. FAILED_PRECONDITION while it is being written.
         """
@@ -75,6 +88,11 @@ def add_LogStoreServiceServicer_to_server(servicer, server):
                     servicer.ReadLogs,
                     request_deserializer=joblet_dot_api_dot_internal_dot_logstore__pb2.ReadLogsRequest.FromString,
                     response_serializer=joblet_dot_api_dot_job__pb2.DataChunk.SerializeToString,
+            ),
+            'FindBeginning': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindBeginning,
+                    request_deserializer=joblet_dot_api_dot_internal_dot_logstore__pb2.ReadLogsRequest.FromString,
+                    response_serializer=joblet_dot_api_dot_internal_dot_logstore__pb2.FindBeginningResponse.SerializeToString,
             ),
             'DeleteLogs': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteLogs,
@@ -109,6 +127,33 @@ class LogStoreService:
             '/joblet.internal.LogStoreService/ReadLogs',
             joblet_dot_api_dot_internal_dot_logstore__pb2.ReadLogsRequest.SerializeToString,
             joblet_dot_api_dot_job__pb2.DataChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindBeginning(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/joblet.internal.LogStoreService/FindBeginning',
+            joblet_dot_api_dot_internal_dot_logstore__pb2.ReadLogsRequest.SerializeToString,
+            joblet_dot_api_dot_internal_dot_logstore__pb2.FindBeginningResponse.FromString,
             options,
             channel_credentials,
             insecure,

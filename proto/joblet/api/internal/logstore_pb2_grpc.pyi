@@ -39,6 +39,10 @@ class LogStoreServiceStub:
     Where retention has removed output, a message's offset is larger than where the one before it ended.
     NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
     """
+    FindBeginning: _grpc.UnaryUnaryMultiCallable[_logstore_pb2.ReadLogsRequest, _logstore_pb2.FindBeginningResponse]
+    """Where ReadLogs would begin for the same request, and how many lines there are from there on. A time that has not come
+    is waited for, unless `no_follow`. Errors as of ReadLogs.
+    """
     DeleteLogs: _grpc.UnaryUnaryMultiCallable[_logstore_pb2.DeleteLogsRequest, _logstore_pb2.DeleteLogsResponse]
     """Removes a job's output, and its copy in the archive. FAILED_PRECONDITION while it is being written."""
 
@@ -51,6 +55,10 @@ class LogStoreServiceAsyncStub(LogStoreServiceStub):
     The messages are the public DataChunk, so that the gateway can pass their bytes on undecoded.
     Where retention has removed output, a message's offset is larger than where the one before it ended.
     NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
+    """
+    FindBeginning: _aio.UnaryUnaryMultiCallable[_logstore_pb2.ReadLogsRequest, _logstore_pb2.FindBeginningResponse]  # type: ignore[assignment]
+    """Where ReadLogs would begin for the same request, and how many lines there are from there on. A time that has not come
+    is waited for, unless `no_follow`. Errors as of ReadLogs.
     """
     DeleteLogs: _aio.UnaryUnaryMultiCallable[_logstore_pb2.DeleteLogsRequest, _logstore_pb2.DeleteLogsResponse]  # type: ignore[assignment]
     """Removes a job's output, and its copy in the archive. FAILED_PRECONDITION while it is being written."""
@@ -67,6 +75,16 @@ class LogStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         The messages are the public DataChunk, so that the gateway can pass their bytes on undecoded.
         Where retention has removed output, a message's offset is larger than where the one before it ended.
         NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
+        """
+
+    @_abc_1.abstractmethod
+    def FindBeginning(
+        self,
+        request: _logstore_pb2.ReadLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_logstore_pb2.FindBeginningResponse, _abc.Awaitable[_logstore_pb2.FindBeginningResponse]]:
+        """Where ReadLogs would begin for the same request, and how many lines there are from there on. A time that has not come
+        is waited for, unless `no_follow`. Errors as of ReadLogs.
         """
 
     @_abc_1.abstractmethod

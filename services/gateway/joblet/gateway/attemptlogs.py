@@ -1,56 +1,167 @@
 """The output of a job that may be retried: that of one attempt, or of all, one behind the other.
 
 Each attempt has a log of its own on its node (`store.attempts`). Read together they are one output: an attempt begins
-at the offset where the one before it ended, so a reader that was interrupted goes on by offset here as anywhere. Who
-follows is sent the next attempt when it comes; the stream ends with the job.
+at the offset where the one before it ended, so a reader that was interrupted goes on by offset here as anywhere. Lines
+and times count through all of them; a line ends with its attempt. Who follows is sent the next attempt when it comes;
+the stream ends with the job. The log of an earlier attempt that is not kept any more is a gap, as removed output is.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
 
 from joblet.api import job_pb2
+from joblet.api.internal.logstore_pb2 import FindBeginningResponse
+from joblet.common.errors import NotFound
+from joblet.gateway import logoptions
 from joblet.gateway.jobs import Jobs
 from joblet.gateway.store.model import Job
 
 Write = Callable[[bytes], Awaitable[None]]
-# Sends what is asked for of the attempt with this number; returns the offset it has reached there.
-Copy = Callable[[int, job_pb2.GetJobLogsReq, Write], Awaitable[int]]
 
 
-async def send(jobs: Jobs, job: Job, request: job_pb2.GetJobLogsReq, write: Write, copy: Copy) -> None:
-    """Raises JobNotFound for an attempt that there is not."""
-    if request.attempt or _is_partial(request):
-        await copy(request.attempt or job.attempt, request, write)
-        return
-    begin, number = 0, 1
-    while True:
-        begin += await _one(jobs, job.id, request, write, copy, begin, number)
-        number += 1
-        if not await jobs.reaches(job.id, number, wait=not request.noFollow):
+class Source(Protocol):
+    """The log of each attempt, by its number. Both raise NotFound for one that is gone."""
+
+    async def copy(self, number: int, request: job_pb2.GetJobLogsReq, write: Write) -> int:
+        """Sends what is asked for; the offset that was reached."""
+
+    async def find(self, number: int, request: job_pb2.GetJobLogsReq) -> FindBeginningResponse:
+        """Where that would begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """An offset in an attempt's output; `begin` is where that lies in the output of all."""
+
+    number: int
+    begin: int
+    offset: int
+
+
+class AttemptLogs:
+    """One reader of one job's output."""
+
+    def __init__(self, jobs: Jobs, job: Job, request: job_pb2.GetJobLogsReq, write: Write, source: Source) -> None:
+        self._jobs = jobs
+        self._job_id = job.id
+        self._request = request
+        self._write = write
+        self._source = source
+
+    async def send(self) -> None:
+        """Raises JobNotFound for an attempt that there is not."""
+        number = self._request.attempt
+        if number:
+            await self._source.copy(number, self._request, self._shifted(number, 0))
             return
+        place = await self._beginning()
+        rest = _without_search(self._request)
+        if logoptions.is_searched(self._request):
+            rest.offset = place.begin + place.offset
+            await self._write(job_pb2.DataChunk(offset=rest.offset).SerializeToString())
+        begin, number = place.begin, place.number
+        while True:
+            begin += await self._one(rest, begin, number)
+            number += 1
+            if not await self._comes(number):
+                return
+
+    async def _one(self, request: job_pb2.GetJobLogsReq, begin: int, number: int) -> int:
+        """The size of the attempt's output, which is sent from the offset that was asked for."""
+        attempt = await self._attempt(number)
+        if attempt.ended and attempt.output_bytes <= request.offset - begin:
+            return attempt.output_bytes
+        part = _without_search(request)
+        part.offset = max(0, request.offset - begin)
+        reached = 0
+        try:
+            reached = await self._source.copy(number, part, self._shifted(number, begin))
+        except NotFound:
+            if await self._is_latest(number):
+                raise
+        return max(reached, (await self._attempt(number)).output_bytes)
+
+    async def _beginning(self) -> _Place:
+        request = self._request
+        place = await self._since() if request.HasField("since") else _Place(1, 0, 0)
+        if request.HasField("tailLines"):
+            last = await self._tail(place.number)
+            place = max(place, last, key=lambda place: (place.number, place.offset))
+        return place
+
+    async def _since(self) -> _Place:
+        """Waits for a time that has not come, through as many attempts as end before it, if the job is followed."""
+        part = _without_search(self._request)
+        part.since.CopyFrom(self._request.since)
+        begin, number = 0, 1
+        while True:
+            attempt = await self._attempt(number)
+            if not attempt.ended or attempt.ended_ns >= logoptions.nanoseconds(part.since):
+                found = await self._found(number, part)
+                if found.reached or part.noFollow:
+                    return _Place(number, begin, found.offset)
+            follows = await self._comes(number + 1)
+            size = (await self._attempt(number)).output_bytes
+            if not follows:
+                return _Place(number, begin, size)
+            begin, number = begin + size, number + 1
+
+    async def _tail(self, first: int) -> _Place:
+        """Where the last lines of what is there begin, in no attempt before the `first`."""
+        attempts = await self._jobs.attempts(await self._jobs.find(self._job_id))
+        part = _without_search(self._request)
+        part.noFollow = True
+        left = self._request.tailLines
+        for attempt in reversed(attempts):
+            part.tailLines = left
+            found = await self._found(attempt.attempt, part)
+            left -= found.lines
+            if left == 0 or attempt.attempt <= first:
+                break
+        begin = sum(earlier.output_bytes for earlier in attempts[: attempt.attempt - 1])
+        return _Place(attempt.attempt, begin, found.offset)
+
+    async def _found(self, number: int, part: job_pb2.GetJobLogsReq) -> FindBeginningResponse:
+        attempt = await self._attempt(number)
+        if not attempt.ended or attempt.output_bytes:
+            try:
+                return await self._source.find(number, part)
+            except NotFound:
+                if await self._is_latest(number):
+                    raise
+        return FindBeginningResponse(offset=attempt.output_bytes)
+
+    async def _comes(self, number: int) -> bool:
+        """Whether there is an attempt with this number, or will be one before the reader has all that it wants."""
+        if logoptions.lasts_to_the_end(self._request):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(logoptions.seconds_left(self._request)):
+                    return await self._jobs.reaches(self._job_id, number, wait=True)
+        return await self._jobs.reaches(self._job_id, number, wait=False)
+
+    async def _attempt(self, number: int) -> Job:
+        return await self._jobs.as_attempt(self._job_id, number)
+
+    async def _is_latest(self, number: int) -> bool:
+        return (await self._jobs.find(self._job_id)).attempt <= number
+
+    def _shifted(self, number: int, begin: int) -> Write:
+        async def shifted(message: bytes) -> None:
+            chunk = job_pb2.DataChunk.FromString(message)
+            chunk.offset += begin
+            chunk.attempt = number
+            await self._write(chunk.SerializeToString())
+
+        return shifted
 
 
-async def _one(
-    jobs: Jobs, job_id: str, request: job_pb2.GetJobLogsReq, write: Write, copy: Copy, begin: int, number: int
-) -> int:
-    """The size of the attempt's output, which is sent from the offset that was asked for."""
-    attempt = await jobs.as_attempt(job_id, number)
-    if attempt.ended and attempt.output_bytes <= request.offset - begin:
-        return attempt.output_bytes
-    part = job_pb2.GetJobLogsReq(
-        uuid=job_id, noFollow=request.noFollow, offset=max(0, request.offset - begin), timestamps=request.timestamps
-    )
-    reached = await copy(number, part, _shifted(write, begin) if begin else write)
-    return max(reached, (await jobs.as_attempt(job_id, number)).output_bytes)
-
-
-def _is_partial(request: job_pb2.GetJobLogsReq) -> bool:
-    return request.HasField("tailLines") or request.HasField("since") or request.HasField("until")
-
-
-def _shifted(write: Write, begin: int) -> Write:
-    async def shifted(message: bytes) -> None:
-        chunk = job_pb2.DataChunk.FromString(message)
-        chunk.offset += begin
-        await write(chunk.SerializeToString())
-
-    return shifted
+def _without_search(request: job_pb2.GetJobLogsReq) -> job_pb2.GetJobLogsReq:
+    """The same, beginning at its offset."""
+    part = job_pb2.GetJobLogsReq()
+    part.CopyFrom(request)
+    part.ClearField("tailLines")
+    part.ClearField("since")
+    return part

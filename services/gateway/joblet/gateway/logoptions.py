@@ -21,10 +21,11 @@ def check(request: job_pb2.GetJobLogsReq) -> None:
     for field, is_given in (("since", request.HasField("since")), ("until", request.HasField("until"))):
         if is_given:
             _check_time(field, getattr(request, field))
-    if request.offset and (request.HasField("tailLines") or request.HasField("since")):
+    if request.offset and is_searched(request):
         other = "tailLines" if request.HasField("tailLines") else "since"
         raise InvalidArgument(f"offset and {other} exclude each other: both say where to begin", field="offset")
-    if request.HasField("since") and request.HasField("until") and _ns(request.since) >= _ns(request.until):
+    both = request.HasField("since") and request.HasField("until")
+    if both and nanoseconds(request.since) >= nanoseconds(request.until):
         raise InvalidArgument("since must be before until", field="since")
 
 
@@ -37,23 +38,35 @@ def read_request(job_id: str, request: job_pb2.GetJobLogsReq, reached: int | Non
         timestamps=request.timestamps,
     )
     if request.HasField("until"):
-        wanted.until_ns = _ns(request.until)
+        wanted.until_ns = nanoseconds(request.until)
     if reached is None and request.HasField("tailLines"):
         wanted.tail_lines = request.tailLines
     if reached is None and request.HasField("since"):
-        wanted.since_ns = _ns(request.since)
+        wanted.since_ns = nanoseconds(request.since)
     return wanted
 
 
 def lasts_to_the_end(request: job_pb2.GetJobLogsReq) -> bool:
     """Whether a stream that is complete now is so because the job has ended."""
-    return not request.noFollow and not (request.HasField("until") and _ns(request.until) <= time.time_ns())
+    return not request.noFollow and not (request.HasField("until") and nanoseconds(request.until) <= time.time_ns())
+
+
+def is_searched(request: job_pb2.GetJobLogsReq) -> bool:
+    """Whether where it begins has to be looked for."""
+    return request.HasField("tailLines") or request.HasField("since")
+
+
+def seconds_left(request: job_pb2.GetJobLogsReq) -> float | None:
+    """Until the stream ends by itself, whatever the job does; None: only with the job."""
+    if not request.HasField("until"):
+        return None
+    return max(0.0, (nanoseconds(request.until) - time.time_ns()) / NS_PER_SECOND)
 
 
 def _check_time(field: str, value: Timestamp) -> None:
-    if not 0 <= value.nanos < NS_PER_SECOND or not 0 <= _ns(value) <= LAST_NS:
+    if not 0 <= value.nanos < NS_PER_SECOND or not 0 <= nanoseconds(value) <= LAST_NS:
         raise InvalidArgument(f"{field} must be a time from 1970 to 2262", field=field)
 
 
-def _ns(value: Timestamp) -> int:
+def nanoseconds(value: Timestamp) -> int:
     return value.seconds * NS_PER_SECOND + value.nanos

@@ -9,11 +9,14 @@ with OK only when the store has the job's end, so that GetJobStatus never says R
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from joblet.api import job_pb2
+from joblet.api.internal.logstore_pb2 import FindBeginningResponse, ReadLogsRequest
 from joblet.common import log
 from joblet.common.errors import DeadlineExceeded, Internal, NotFound, Unavailable
-from joblet.gateway import attemptlogs, logoptions
+from joblet.gateway import logoptions
+from joblet.gateway.attemptlogs import AttemptLogs
 from joblet.gateway.changes import Changes
 from joblet.gateway.jobs import Jobs
 from joblet.gateway.link import Link
@@ -57,17 +60,32 @@ class Logs:
         job = await self.jobs.find(request.uuid)
         with self.metrics.log_streams.track_inprogress():
             if job.max_retries or request.attempt:
-                await self._attempts(job, request, write)
+                await AttemptLogs(self.jobs, job, request, write, _Attempts(self, job.id)).send()
             else:
                 await _Copy(self, job, request, write).run()
             if logoptions.lasts_to_the_end(request) and not request.attempt:
                 await self.jobs.ended(job.id)
 
-    async def _attempts(self, job: Job, request: job_pb2.GetJobLogsReq, write: Write) -> None:
-        async def copy(number: int, part: job_pb2.GetJobLogsReq, to: Write) -> int:
-            return await _Copy(self, await self.jobs.as_attempt(job.id, number), part, to).run()
 
-        await attemptlogs.send(self.jobs, job, request, write, copy)
+class _Attempts:
+    """A job's attempts as `attemptlogs.Source`."""
+
+    def __init__(self, logs: Logs, job_id: str) -> None:
+        self._logs = logs
+        self._job_id = job_id
+
+    async def copy(self, number: int, request: job_pb2.GetJobLogsReq, write: Write) -> int:
+        return await _Copy(self._logs, await self._attempt(number), request, write).run()
+
+    async def find(self, number: int, request: job_pb2.GetJobLogsReq) -> FindBeginningResponse:
+        return await _Copy(self._logs, await self._attempt(number), request, _nowhere).find()
+
+    async def _attempt(self, number: int) -> Job:
+        return await self._logs.jobs.as_attempt(self._job_id, number)
+
+
+async def _nowhere(message: bytes) -> None:
+    raise Internal(f"{len(message)} bytes of output where only their beginning was asked for")
 
 
 class _Copy:
@@ -81,20 +99,28 @@ class _Copy:
         self._write = write
         self._failing_since: float | None = None
         self._had_ended = False  # before the log was asked for
+        self._found = FindBeginningResponse()
 
     async def run(self) -> int:
         """Returns the offset that was reached."""
         if await self._placed():
-            await self._all()
+            await self._persevere(self._read)
         return self._reached or 0
 
-    async def _all(self) -> None:
+    async def find(self) -> FindBeginningResponse:
+        """Where `run` would begin; the beginning of nothing when there is no output."""
+        if await self._placed():
+            await self._persevere(self._find)
+        return self._found
+
+    async def _persevere(self, ask: Callable[[Link], Awaitable[None]]) -> None:
+        """Asks the node's logstore until it has answered to the end."""
         pause, longest = RETRY_SECONDS
         while True:
             begun = time.monotonic()
             before = self._reached
             try:
-                await self._read(self._link())
+                await ask(self._link())
                 return
             except NotFound:
                 if not await self._worth_asking_again():
@@ -103,8 +129,8 @@ class _Copy:
             except ReaderStalled:
                 raise
             except (Unavailable, DeadlineExceeded):  # the second: the logstore's patience with this reader is shorter
-                self._job = await self._logs.jobs.find(self._job.id)
-                if self._job.ended and await self._read_elsewhere():
+                self._job = await self._as_it_is()
+                if self._job.ended and await self._asked_elsewhere(ask):
                     return
                 if self._reached != before or time.monotonic() - begun > STEADY_SECONDS:
                     self._failing_since, pause = None, RETRY_SECONDS[0]
@@ -120,10 +146,12 @@ class _Copy:
         with self._logs.changes.watch(self._job.id) as changed:
             self._job = await self._as_it_is()
             follows = logoptions.lasts_to_the_end(self._request)
-            while follows and not (self._job.node_id or self._job.ended):
-                await changed.wait()
-                changed.clear()
-                self._job = await self._as_it_is()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(logoptions.seconds_left(self._request) if follows else None):
+                    while follows and not (self._job.node_id or self._job.ended):
+                        await changed.wait()
+                        changed.clear()
+                        self._job = await self._as_it_is()
         return bool(self._job.node_id)
 
     async def _as_it_is(self) -> Job:
@@ -162,21 +190,28 @@ class _Copy:
         """Raises Unavailable, as a node that is gone for good does when it cannot be reached."""
         return self._logs.nodes.link(self._job.node_id)
 
-    async def _read_elsewhere(self) -> bool:
+    async def _asked_elsewhere(self, ask: Callable[[Link], Awaitable[None]]) -> bool:
         """From the archive, through a node other than the job's; False when that cannot be."""
         for link in self._logs.nodes.others(self._job.node_id):
             try:
-                await self._read(link)
+                await ask(link)
             except (NotFound, Unavailable):
                 continue
             return True
         return False
 
-    async def _read(self, link: Link) -> None:
+    def _wanted(self) -> ReadLogsRequest:
         wanted = logoptions.read_request(self._job.execution, self._request, self._reached)
         wanted.search_archive = self._job.ended or self._had_ended
+        return wanted
+
+    async def _find(self, link: Link) -> None:
         with link.errors():
-            call = link.read_logs(wanted)
+            self._found = await link.logstore.FindBeginning(self._wanted())
+
+    async def _read(self, link: Link) -> None:
+        with link.errors():
+            call = link.read_logs(self._wanted())
             try:
                 async for chunk in call:
                     await self._pass_on(chunk)

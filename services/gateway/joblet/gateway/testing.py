@@ -4,7 +4,7 @@ whose jobs do what the test says; and a gateway in this process with clients for
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,12 +51,17 @@ class FakeJob:
     started_ns: int = 0
     outcome: executor_pb2.Outcome | None = None
     output: bytearray = field(default_factory=bytearray)
+    written: list[tuple[int, int]] = field(default_factory=list)  # bytes of output, and when there were so many (ns)
     has_log: bool = True
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
+
+    def before(self, time_ns: int) -> int:
+        """How much output there was before that time."""
+        return max((size for size, when_ns in self.written if when_ns < time_ns), default=0)
 
 
 class FakeNode:
@@ -184,6 +189,7 @@ class FakeNode:
 
     def print(self, job: FakeJob, data: bytes) -> None:
         job.output += data
+        job.written.append((len(job.output), time.time_ns()))
         job.wake()
 
     def _event(self, job: FakeJob, time_ns: int, **body: Any) -> None:
@@ -343,20 +349,18 @@ class _LogStore(logstore_pb2_grpc.LogStoreServiceServicer):
 
     async def _read(self, request: logstore_pb2.ReadLogsRequest) -> AsyncIterator[job_pb2.DataChunk]:
         node = self._node
-        job = node.jobs.get(request.job_id) or node.finished.get(request.job_id)
-        if job is None or not job.has_log:
-            raise JobNotFound(request.job_id)
-        offset = request.offset
-        if request.HasField("tail_lines"):
-            lines = bytes(job.output).splitlines(keepends=True)
-            offset = sum(map(len, lines[: max(0, len(lines) - request.tail_lines)]))
+        job = self._with_log(request.job_id)
+        found = await self._beginning(job, request)
+        offset = found.offset
+        if request.HasField("tail_lines") or request.HasField("since_ns"):
             yield job_pb2.DataChunk(offset=offset)
         while True:
             changed = job.changed
+            size = job.before(request.until_ns) if request.HasField("until_ns") else len(job.output)
             if offset > len(job.output):
                 raise OutOfRange(f"offset {offset} is beyond the end")
-            while offset < len(job.output):
-                data = bytes(job.output[offset : offset + 65536])
+            while offset < size:
+                data = bytes(job.output[offset : min(size, offset + 65536)])
                 yield job_pb2.DataChunk(payload=data, offset=offset)
                 offset += len(data)
                 if node.impatient:
@@ -364,7 +368,39 @@ class _LogStore(logstore_pb2_grpc.LogStoreServiceServicer):
                     raise DeadlineExceeded("the reader took no output")
             if request.no_follow or job.outcome is not None:
                 return
-            await changed.wait()
+            seconds = (request.until_ns - time.time_ns()) / 1e9 if request.HasField("until_ns") else TIMEOUT_SECONDS
+            try:
+                async with asyncio.timeout(seconds):
+                    await changed.wait()
+            except TimeoutError:
+                return
+
+    async def FindBeginning(self, request: logstore_pb2.ReadLogsRequest, _: Any) -> logstore_pb2.FindBeginningResponse:
+        return await self._beginning(self._with_log(request.job_id), request)
+
+    def _with_log(self, job_id: str) -> FakeJob:
+        job = self._node.jobs.get(job_id) or self._node.finished.get(job_id)
+        if job is None or not job.has_log:
+            raise JobNotFound(job_id)
+        return job
+
+    async def _beginning(
+        self, job: FakeJob, request: logstore_pb2.ReadLogsRequest
+    ) -> logstore_pb2.FindBeginningResponse:
+        found = logstore_pb2.FindBeginningResponse(offset=request.offset, reached=True)
+        if request.HasField("since_ns"):
+            while time.time_ns() < request.since_ns and job.outcome is None and not request.no_follow:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout((request.since_ns - time.time_ns()) / 1e9):
+                        await job.changed.wait()
+            found.offset = job.before(request.since_ns)
+            found.reached = time.time_ns() >= request.since_ns
+        if request.HasField("tail_lines"):
+            end = job.before(request.until_ns) if request.HasField("until_ns") else len(job.output)
+            lines = bytes(job.output[:end]).splitlines(keepends=True)
+            last = lines[max(0, len(lines) - request.tail_lines) :]
+            found.offset, found.lines = max(found.offset, end - sum(map(len, last))), len(last)
+        return found
 
     async def DeleteLogs(self, request: logstore_pb2.DeleteLogsRequest, _: Any) -> logstore_pb2.DeleteLogsResponse:
         job = self._node.jobs.get(request.job_id)

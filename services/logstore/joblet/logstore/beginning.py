@@ -7,6 +7,7 @@ Both may meet a cold disk: they are done in a thread.
 
 import asyncio
 import time
+from dataclasses import dataclass
 
 from joblet.common.errors import Internal
 from joblet.logstore.index import Entry, Kind, count, entry_at, first
@@ -19,18 +20,29 @@ BLOCK_SIZE = 1 << 20  # bytes; one is in memory at a time
 _NEWLINE = b"\n"
 
 
-async def beginning(log: WatchedLog, selection: Selection) -> int:
-    """The offset of the first byte wanted. Waits for a time that has not come if the log is followed."""
-    begin = selection.offset
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The offset of the first byte wanted. `lines` are those of `tail_lines` that there are; `reached` says that the
+    time asked for has come, so that everything behind the offset is wanted."""
+
+    offset: int
+    lines: int = 0
+    reached: bool = True
+
+
+async def beginning(log: WatchedLog, selection: Selection) -> Beginning:
+    """Waits for a time that has not come if the log is followed."""
+    found = Beginning(selection.offset)
     if selection.since_ns is not None:
-        begin = await _since(log, selection.since_ns, follow=selection.follow)
+        found = await _since(log, selection.since_ns, follow=selection.follow)
     if selection.tail_lines is not None:
         end = await _present_end(log, selection.until_ns)
-        begin = max(begin, await tail(log.files.output, end, selection.tail_lines))
-    return begin
+        last = await tail(log.files.output, end, selection.tail_lines)
+        found = Beginning(max(found.offset, last.offset), last.lines, found.reached)
+    return found
 
 
-async def _since(log: WatchedLog, since_ns: int, *, follow: bool) -> int:
+async def _since(log: WatchedLog, since_ns: int, *, follow: bool) -> Beginning:
     """Output that has no entry yet gets one with the time at which that is made: it is younger than all that has."""
     while True:
         log.changed.clear()
@@ -38,9 +50,9 @@ async def _since(log: WatchedLog, since_ns: int, *, follow: bool) -> int:
         last, reached = await asyncio.to_thread(before, log.files.index, since_ns)
         ended = last is not None and last.kind is Kind.END
         if reached or ended or now_ns >= since_ns:
-            return last.total_bytes if last is not None else 0
+            return Beginning(last.total_bytes if last is not None else 0, reached=reached or now_ns >= since_ns)
         if not follow:
-            return size
+            return Beginning(size, reached=False)
         await log.wait(since_ns)
 
 
@@ -59,10 +71,10 @@ def before(index: int, time_ns: int) -> tuple[Entry | None, bool]:
     return last, number < count(index) and entry_at(index, number).time_ns >= time_ns
 
 
-async def tail(output: Output, end: int, lines: int) -> int:
+async def tail(output: Output, end: int, lines: int) -> Beginning:
     """Where the last `lines` lines of the bytes before `end` begin; a last line without a newline counts as well."""
     if not lines:
-        return end
+        return Beginning(end)
     wanted = lines + 1  # the newline before those lines ...
     if end > output.first and await asyncio.to_thread(output.read, end - 1, 1) != _NEWLINE:
         wanted = lines  # ... which is one less when the last line has none of its own
@@ -70,10 +82,10 @@ async def tail(output: Output, end: int, lines: int) -> int:
         begin = max(kept, end - BLOCK_SIZE)
         newlines, found = await asyncio.to_thread(_search, output, begin, end - begin, wanted)
         if found is not None:
-            return found
+            return Beginning(found, lines)
         wanted -= newlines
         end = begin
-    return end
+    return Beginning(end, lines + 1 - wanted)
 
 
 def _search(output: Output, begin: int, size: int, wanted: int) -> tuple[int, int | None]:

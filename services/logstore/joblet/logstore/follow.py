@@ -31,7 +31,7 @@ async def follow(files: OpenLog, inotify: Inotify, reader: Reader, selection: Se
     the service stops (read on from the next offset then). Close it (aclosing) to free the watch.
     """
     with watched(files, inotify, reader) as log:
-        begin = await beginning(log, selection)
+        begin = (await beginning(log, selection)).offset
         if selection.searched:
             yield empty_chunk(begin)
         chunks = follow_timed(log, selection, begin) if selection.timed else _follow(log, selection, begin)

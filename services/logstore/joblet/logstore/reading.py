@@ -1,4 +1,4 @@
-"""The RPCs of LogStoreService: ReadLogs and DeleteLogs.
+"""The RPCs of LogStoreService: ReadLogs, FindBeginning and DeleteLogs.
 
 ReadLogs passes the messages that chunk.py makes to grpc as bytes. A slow reader holds up nobody but itself: grpc takes
 about 8 MiB for it and then lets the write wait. Whoever takes nothing for `reader_timeout_seconds` is sent away with
@@ -15,20 +15,28 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from joblet.api.internal.logstore_pb2 import DeleteLogsRequest, DeleteLogsResponse, ReadLogsRequest
+from joblet.api.internal.logstore_pb2 import (
+    DeleteLogsRequest,
+    DeleteLogsResponse,
+    FindBeginningResponse,
+    ReadLogsRequest,
+)
 from joblet.common.errors import DeadlineExceeded, JobNotFound
 from joblet.common.log import get_logger
 from joblet.logstore import metrics, selection
 from joblet.logstore.archive import Archive
+from joblet.logstore.beginning import beginning
 from joblet.logstore.follow import follow
 from joblet.logstore.inotify import Inotify
 from joblet.logstore.keeping import Keeper
 from joblet.logstore.layout import LogDirectory
 from joblet.logstore.output import OpenLog, open_archived, open_log
 from joblet.logstore.readers import Readers
+from joblet.logstore.watched import watched
 
 if TYPE_CHECKING:  # generic in the type stubs only
     ReadContext = grpc.aio.ServicerContext[ReadLogsRequest, bytes]
+    FindContext = grpc.aio.ServicerContext[ReadLogsRequest, FindBeginningResponse]
     DeleteContext = grpc.aio.ServicerContext[DeleteLogsRequest, DeleteLogsResponse]
     Handler = grpc.RpcMethodHandler[Any, Any]
 
@@ -51,6 +59,11 @@ class LogStore:
             "ReadLogs": grpc.unary_stream_rpc_method_handler(
                 self.read_logs, request_deserializer=ReadLogsRequest.FromString, response_serializer=None
             ),
+            "FindBeginning": grpc.unary_unary_rpc_method_handler(
+                self.find_beginning,
+                request_deserializer=ReadLogsRequest.FromString,
+                response_serializer=FindBeginningResponse.SerializeToString,
+            ),
             "DeleteLogs": grpc.unary_unary_rpc_method_handler(
                 self.delete_logs,
                 request_deserializer=DeleteLogsRequest.FromString,
@@ -72,6 +85,19 @@ class LogStore:
                 async for chunk in chunks:
                     await self._write(request.job_id, context, chunk.message)
                     metrics.BYTES_SENT.inc(chunk.payload_bytes)
+
+    async def find_beginning(self, request: ReadLogsRequest, _: "FindContext") -> FindBeginningResponse:
+        wanted = selection.parse(request)
+        files = await self._open(request)
+        # A reader already: whoever asks where to begin comes back to read from there.
+        with (
+            closing(files),
+            self.readers.reading(request.job_id) as reader,
+            watched(files, self.inotify, reader) as seen,
+        ):
+            found = await beginning(seen, wanted)
+            reader.position = found.offset
+        return FindBeginningResponse(offset=found.offset, lines=found.lines, reached=found.reached)
 
     async def delete_logs(self, request: DeleteLogsRequest, _: "DeleteContext") -> DeleteLogsResponse:
         await self.keeper.delete(request.job_id)

@@ -15,6 +15,7 @@ from joblet.api.internal.logstore_pb2 import ReadLogsRequest
 from joblet.api.job_pb2 import DataChunk
 from joblet.common.errors import InvalidArgument
 from joblet.logstore import beginning, selection
+from joblet.logstore.beginning import Beginning
 from joblet.logstore.follow import follow
 from joblet.logstore.index import ENTRIES_AT_ONCE, Entry, Kind, append, encode
 from joblet.logstore.inotify import Inotify
@@ -22,6 +23,7 @@ from joblet.logstore.layout import LogDirectory, LogFiles
 from joblet.logstore.output import OpenLog, open_log
 from joblet.logstore.readers import Reader
 from joblet.logstore.selection import Selection
+from joblet.logstore.watched import watched
 
 JOB = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"
 TIMEOUT_SECONDS = 240.0
@@ -42,6 +44,11 @@ class Log:
         os.write(self.files.output, payload)
         if time_ns is not None:
             append(self.files.index, encode(Entry(os.fstat(self.files.output).st_size, time_ns, kind)))
+
+    async def beginning(self, **wanted: object) -> Beginning:
+        with watched(self.reading, self.inotify, Reader()) as log:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                return await beginning.beginning(log, Selection(**wanted))  # type: ignore[arg-type]
 
     @asynccontextmanager
     async def chunks(self, **wanted: object) -> AsyncIterator[AsyncGenerator[DataChunk, None]]:
@@ -128,6 +135,38 @@ def test_the_last_lines_wherever_blocks_are_cut(on_a_log: OnALog, monkeypatch: p
             for count in (0, 1, 2, 10, number + 1, number + 2):
                 wanted = b"".join(lines[len(lines) - count :] if count <= len(lines) else lines)
                 assert await log.read(tail_lines=count, follow=False) == wanted
+
+    on_a_log(scenario)
+
+
+def test_lines_are_counted_up_to_those_wanted(on_a_log: OnALog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beginning, "BLOCK_SIZE", 3)
+
+    async def scenario(log: Log) -> None:
+        found = await log.beginning(tail_lines=5)
+        assert (found.offset, found.lines) == (0, 0)
+        for content, lines in ((b"one\n", 1), (b"\n", 2), (b"three", 3), (b"\n", 3), (b"four\n", 4)):
+            log.write(content, T0 + lines)
+            for wanted in range(7):
+                found = await log.beginning(tail_lines=wanted)
+                assert found.lines == min(wanted, lines)
+                assert (found.offset == 0) == (wanted >= lines)
+
+    on_a_log(scenario)
+
+
+def test_whether_the_time_asked_for_has_come(on_a_log: OnALog) -> None:
+    async def scenario(log: Log) -> None:
+        log.write(b"one\n", T0)
+        log.write(b"two\n", T0 + SECOND)
+        for since_ns, offset in ((T0, 0), (T0 + 1, 4), (T0 + SECOND + 1, 8)):
+            assert await log.beginning(since_ns=since_ns) == Beginning(offset)
+        future = time.time_ns() + 3600 * SECOND
+        assert await log.beginning(since_ns=future, follow=False) == Beginning(8, reached=False)
+        waiting = asyncio.ensure_future(log.beginning(since_ns=future))
+        await asyncio.sleep(0)
+        log.write(b"", T0 + 2 * SECOND, Kind.END)
+        assert await waiting == Beginning(8, reached=False)
 
     on_a_log(scenario)
 

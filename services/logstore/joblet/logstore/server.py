@@ -26,6 +26,7 @@ from joblet.logstore.reading import LogStore
 SERVICE = DESCRIPTOR.services_by_name["LogStoreService"]
 ACCESS: AccessTable = {
     f"/{SERVICE.full_name}/ReadLogs": Access("read_logs", frozenset({Role.GATEWAY})),
+    f"/{SERVICE.full_name}/FindBeginning": Access("find_beginning", frozenset({Role.GATEWAY})),
     f"/{SERVICE.full_name}/DeleteLogs": Access("delete_logs", frozenset({Role.GATEWAY})),
 }
 ARCHIVE_THREADS = 16  # readers that the archive makes wait do not make others wait

@@ -16,7 +16,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from joblet.api.internal.logstore_pb2 import DeleteLogsRequest, ReadLogsRequest
+from joblet.api.internal.logstore_pb2 import DeleteLogsRequest, FindBeginningResponse, ReadLogsRequest
 from joblet.api.job_pb2 import DataChunk
 from joblet.common.rpc import AccessTable
 from joblet.common.rpc.access import methods_of
@@ -381,3 +381,19 @@ def test_what_is_taken_is_refused_by_name(process: LogStoreProcess, tmp_path: Pa
     second = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
     assert second.returncode == 1
     assert second.stderr == f"Error: cannot listen on {tmp_path}/control.sock: address already in use\n"
+
+
+def test_where_a_reader_would_begin(process: LogStoreProcess) -> None:
+    ended_log(process, b"one\ntwo\nthree")
+
+    async def main() -> None:
+        async with process.client() as (_, stub):
+            wanted = ReadLogsRequest(job_id=JOB, tail_lines=2)
+            found = await stub.FindBeginning(wanted, timeout=TIMEOUT_SECONDS)
+            assert found == FindBeginningResponse(offset=4, lines=2, reached=True)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.FindBeginning(ReadLogsRequest(job_id=UNKNOWN), timeout=TIMEOUT_SECONDS)
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+    asyncio.run(main())
+    assert (process.descriptors(), process.watches()) == ([], 0)

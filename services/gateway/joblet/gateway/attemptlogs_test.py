@@ -1,0 +1,206 @@
+"""Parts of the output of jobs that are retried, over real TLS, with a node that does what the test says."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from joblet.api import job_pb2
+from joblet.api.job_pb2 import DataChunk, GetJobLogsReq, RetryPolicy
+from joblet.gateway import retry
+from joblet.gateway.testing import FakeJob, FakeNode, World, failure, output, world
+
+if TYPE_CHECKING:
+    from joblet.api.job_pb2_grpc import JobServiceAsyncStub
+
+# What each attempt prints; the last succeeds. Their ends without a newline are lines.
+TEXTS = (b"1 one\n1 two\n1 end", b"", b"3 one\n", b"4 one\n4 two\n4 end")
+LINES = [line for text in TEXTS for line in text.splitlines(keepends=True)]
+EVERYTHING = b"".join(TEXTS)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause between attempts, where a test does not ask for one."""
+    monkeypatch.setattr(retry, "DEFAULT_BACKOFF_SECONDS", 0)
+
+
+async def prints(node: FakeNode, job: FakeJob) -> None:
+    node.started(job)
+    for line in TEXTS[job.spec.attempt - 1].splitlines(keepends=True):
+        node.print(job, line)
+    failed = job.spec.attempt < len(TEXTS)
+    node.ended(job, "FAILED" if failed else "COMPLETED", int(failed))
+
+
+async def run(client: "JobServiceAsyncStub", backoff_seconds: int = 0) -> str:
+    policy = RetryPolicy(maxRetries=9, backoffSeconds=backoff_seconds)
+    return (await client.RunJob(job_pb2.RunJobReq(command="x", retry=policy))).job.uuid
+
+
+def over(tmp_path: Path, check: Callable[[World, "JobServiceAsyncStub", str], Awaitable[None]]) -> None:
+    """Runs `check` with a job that has had all its attempts."""
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            it.node.script = prints
+            client = await it.client()
+            job_id = await run(client)
+            await client.WaitJob(job_pb2.WaitJobReq(uuid=job_id, timeoutSeconds=20))
+            await check(it, client, job_id)
+
+    asyncio.run(scenario())
+
+
+def at(time_ns: int) -> Timestamp:
+    return Timestamp(seconds=time_ns // 10**9, nanos=time_ns % 10**9)
+
+
+async def read(client: "JobServiceAsyncStub", job_id: str, **wanted: Any) -> bytes:
+    """Its first chunk says where it begins, and all of them join."""
+    chunks = [chunk async for chunk in client.GetJobLogs(GetJobLogsReq(uuid=job_id, **wanted))]
+    if "tailLines" in wanted or "since" in wanted:
+        assert not chunks[0].payload
+    return await output(_each(chunks))
+
+
+async def _each(chunks: list[DataChunk]) -> Any:
+    for chunk in chunks:
+        yield chunk
+
+
+def test_the_last_lines_of_all_attempts(tmp_path: Path) -> None:
+    async def check(it: World, client: "JobServiceAsyncStub", job_id: str) -> None:
+        for count in range(len(LINES) + 2):
+            wanted = b"".join(LINES[max(0, len(LINES) - count) :])
+            for no_follow in (False, True):
+                assert await read(client, job_id, tailLines=count, noFollow=no_follow) == wanted, count
+            first = await anext(aiter(client.GetJobLogs(GetJobLogsReq(uuid=job_id, tailLines=count))))
+            assert first.offset == len(EVERYTHING) - len(wanted)
+        assert await read(client, job_id, tailLines=2, attempt=1) == b"1 two\n1 end"
+
+    over(tmp_path, check)
+
+
+def test_windows_of_time_tile_all_attempts(tmp_path: Path) -> None:
+    async def check(it: World, client: "JobServiceAsyncStub", job_id: str) -> None:
+        jobs = [*it.node.finished.values(), *it.node.jobs.values()]
+        times = sorted(when_ns for job in jobs for _, when_ns in job.written)
+        assert len(times) == len(LINES)
+        for number, time_ns in enumerate(times):
+            late, early = b"".join(LINES[number:]), b"".join(LINES[:number])
+            for no_follow in (False, True):
+                assert await read(client, job_id, since=at(time_ns), noFollow=no_follow) == late, number
+                assert await read(client, job_id, until=at(time_ns), noFollow=no_follow) == early, number
+            assert await read(client, job_id, since=at(time_ns), tailLines=2) == b"".join(LINES[number:][-2:])
+            assert await read(client, job_id, until=at(time_ns), tailLines=2) == b"".join(LINES[:number][-2:])
+        edges = [0, *times[::2], times[-1] + 1, time.time_ns() + 10**12]
+        windows = [await read(client, job_id, since=at(a), until=at(b)) for a, b in pairwise(edges)]
+        assert b"".join(windows) == EVERYTHING
+        assert await read(client, job_id, since=at(edges[-1])) == b""
+        assert await read(client, job_id, offset=20, until=at(times[-1])) == b"".join(LINES[:-1])[20:]
+
+    over(tmp_path, check)
+
+
+def test_every_chunk_says_whose_it_is(tmp_path: Path) -> None:
+    async def check(it: World, client: "JobServiceAsyncStub", job_id: str) -> None:
+        chunks = [chunk async for chunk in client.GetJobLogs(GetJobLogsReq(uuid=job_id, offset=7))]
+        assert [(chunk.attempt, chunk.offset) for chunk in chunks] == [
+            (1, 7), (3, len(TEXTS[0])), (4, len(TEXTS[0] + TEXTS[2])),
+        ]  # fmt: skip
+        one = [chunk async for chunk in client.GetJobLogs(GetJobLogsReq(uuid=job_id, attempt=3))]
+        assert [(chunk.attempt, chunk.offset, chunk.payload) for chunk in one] == [(3, 0, TEXTS[2])]
+
+    over(tmp_path, check)
+
+
+def test_a_log_that_is_gone_is_a_gap(tmp_path: Path) -> None:
+    async def check(it: World, client: "JobServiceAsyncStub", job_id: str) -> None:
+        jobs = {job.spec.attempt: job for job in (it.node.finished | it.node.jobs).values()}
+        jobs[1].has_log = False
+        chunks = [chunk async for chunk in client.GetJobLogs(GetJobLogsReq(uuid=job_id))]
+        assert [(chunk.offset, chunk.payload) for chunk in chunks] == [
+            (len(TEXTS[0]), TEXTS[2]), (len(TEXTS[0] + TEXTS[2]), TEXTS[3]),
+        ]  # fmt: skip
+        assert await read(client, job_id, tailLines=100) == TEXTS[2] + TEXTS[3]
+        assert await read(client, job_id, since=at(0)) == TEXTS[2] + TEXTS[3]
+        jobs[4].has_log = False
+        code, text = await failure(output(client.GetJobLogs(GetJobLogsReq(uuid=job_id))))
+        assert (code, text) == ("NOT_FOUND", f"log not found for job: {job_id}")
+
+    over(tmp_path, check)
+
+
+def test_the_last_lines_and_then_what_comes_of_later_attempts(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            go = asyncio.Event()
+
+            async def waits(node: FakeNode, job: FakeJob) -> None:
+                if job.spec.attempt == 4:
+                    node.started(job)
+                    node.print(job, b"4 ")
+                    await go.wait()
+                    job.output.clear()
+                await prints(node, job)
+
+            it.node.script = waits
+            client = await it.client()
+            job_id = await run(client)
+            async with asyncio.timeout(20):
+                while (await it.status(job_id)).attempt < 4 or not it.node.jobs[it.node.starts[-1]].output:
+                    await asyncio.sleep(0.01)
+            call = aiter(client.GetJobLogs(GetJobLogsReq(uuid=job_id, tailLines=3)))
+            nothing = aiter(client.GetJobLogs(GetJobLogsReq(uuid=job_id, tailLines=0)))
+            assert await anext(call) == DataChunk(offset=len(b"1 one\n1 two\n"))
+            assert await anext(nothing) == DataChunk(offset=len(TEXTS[0] + TEXTS[2] + b"4 "))
+            go.set()
+            assert await output(call) == b"".join(LINES[2:])
+            assert await output(nothing) == TEXTS[3][2:]
+
+    asyncio.run(scenario())
+
+
+def test_times_that_have_not_come_are_waited_for_between_attempts(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            it.node.script = prints
+            client = await it.client()
+            job_id = await run(client, backoff_seconds=1)
+            await it.until(job_id, "SCHEDULED")
+            soon = at(time.time_ns() + 10**9 // 2)
+            everything, early, late = await asyncio.gather(
+                read(client, job_id), read(client, job_id, until=soon), read(client, job_id, since=soon)
+            )
+            assert early == TEXTS[0]
+            assert early + late == everything == EVERYTHING
+            before = time.monotonic()
+            far = run(client, backoff_seconds=3600)
+            assert await read(client, await far, until=at(time.time_ns() + 10**9 // 2)) == TEXTS[0]
+            assert time.monotonic() - before < 20, "no later attempt was waited for"
+
+    asyncio.run(scenario())
+
+
+def test_a_logstore_that_sends_a_reader_away_in_an_earlier_attempt(tmp_path: Path) -> None:
+    """It goes on in the same attempt, not in the latest one."""
+
+    async def check(it: World, client: "JobServiceAsyncStub", job_id: str) -> None:
+        content = b"".join(b"%7d\n" % number for number in range(50_000))
+        (it.node.finished | it.node.jobs)[job_id].output[:] = content
+        await it.gateway.database.write(_set_size, job_id, len(content))
+        it.node.impatient = 3
+        assert await read(client, job_id) == content + EVERYTHING[len(TEXTS[0]) :]
+        assert it.node.impatient == 0
+
+    over(tmp_path, check)
+
+
+def _set_size(connection: Any, job_id: str, size: int) -> None:
+    connection.exec_driver_sql("UPDATE attempts SET output_bytes = ? WHERE job_id = ? AND number = 1", (size, job_id))
