@@ -42,7 +42,7 @@ def test_a_job_that_was_accepted_and_never_told_to_go_is_ordered_again(own_joble
     with halted_inits(executor):
         job_id = own_joblet.run("--network=none", f"--upload={upload}", "cat", "greeting")
         assert own_joblet.status(job_id)["Status"] == "INITIALIZING"
-        own_joblet.kill("executor")
+        os.kill(executor, signal.SIGKILL)
     assert own_joblet.log(job_id) == b"hello"
     assert own_joblet.status(job_id)["Status"] == "COMPLETED"
 

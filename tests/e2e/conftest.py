@@ -10,7 +10,7 @@ import joblet.common as _  # noqa: F401  # isort: skip  # TLS is settled before 
 import leftovers
 import pytest
 from limited import Limited, limited_system
-from local_system import LocalSystem, local_system, wait_for
+from local_system import LocalSystem, give_a_long_lease, local_system, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -41,5 +41,6 @@ def limited(clean_machine: None, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture
 def own_joblet(clean_machine: None, tmp_path: Path) -> Iterator[LocalSystem]:
     """A system of the test's own, for tests that kill services or stop it."""
+    give_a_long_lease(tmp_path / "jbtest")
     with local_system(tmp_path / "jbtest") as system:
         yield system

@@ -150,6 +150,14 @@ class LocalSystem:
         wait_for(f"{service} back after kill -9", restarted)
 
 
+def give_a_long_lease(directory: Path) -> None:
+    """To the node of a system that is to be made in `directory`: for tests that kill its executor, which on a busy
+    machine may be away for longer than the 15 s after which a node is lost with its jobs."""
+    config = directory / "config/joblet-config.yml"
+    config.parent.mkdir(parents=True)
+    config.write_text("gateway: {nodeLeaseSeconds: 600}\n")
+
+
 @contextmanager
 def local_system(directory: Path) -> Iterator[LocalSystem]:
     """A system in `directory`, taken down again whatever happens."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import grpc
 import yaml
-from local_system import LocalSystem, local_system, wait_for
+from local_system import LocalSystem, give_a_long_lease, local_system, wait_for
 from protocol_observer import Observer
 from protocol_programs import Job
 
@@ -230,6 +230,7 @@ class Follower:
 @contextmanager
 def target(directory: Path) -> Iterator[Target]:
     """A system of its own; on the way out nothing of it may be left and its services may not have stumbled."""
+    give_a_long_lease(directory)
     with local_system(directory) as system:
         running = Target(system)
         try:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from local_system import LocalSystem, local_system, wait_for
+from local_system import LocalSystem, give_a_long_lease, local_system, wait_for
 from vitals import channel
 
 from joblet.api import job_pb2, job_pb2_grpc
@@ -54,9 +54,9 @@ def capped(clean_machine: None, tmp_path: Path) -> Iterator[LocalSystem]:
 
 @contextmanager
 def _capped(directory: Path) -> Iterator[LocalSystem]:
-    config = directory / "config/joblet-config.yml"
-    config.parent.mkdir(parents=True)
-    config.write_text(f"joblet: {{maxConcurrentJobs: {CAP}}}\n")
+    give_a_long_lease(directory)
+    with (directory / "config/joblet-config.yml").open("a") as config:
+        config.write(f"joblet: {{maxConcurrentJobs: {CAP}}}\n")
     with local_system(directory) as system:
         yield system
 
