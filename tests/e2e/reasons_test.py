@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import leftovers
 import pytest
 import yaml
-from limited import CALL_SECONDS, Ended, Limited, refused
+from limited import CALL_SECONDS, MIB, PYTHON, Ended, Limited, refused
 from local_system import wait_for
 
 from joblet.api import job_pb2
@@ -50,6 +51,51 @@ def test_ends_by_itself(
     ended = limited.run(*argv, **wanted)
     assert (ended.how, ended.job.signal) == (how, number)
     check_usage(ended)
+
+
+# Prints from memory and then straight from a file that is not in memory, which a disk gives at the job's rate. The
+# kernel keeps the output pipe locked meanwhile. An orphan's end wakes init, who sees that there is something in the
+# pipe and waits for the lock, uninterruptibly: at this rate for minutes.
+PRINTS_FROM_DISK = """
+import mmap, os, sys, time
+file = os.open(sys.argv[1], os.O_RDONLY)
+os.fsync(file)
+os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+mapped = mmap.mmap(file, 1 << 20, prot=mmap.PROT_READ)
+mapped.madvise(mmap.MADV_RANDOM)
+if os.fork() == 0:
+    os.writev(1, [bytes(4096), mapped])
+while True:
+    if os.fork() == 0:
+        if os.fork() == 0:
+            time.sleep(0.02)
+        os._exit(0)
+    os.wait()
+"""
+SLOW_BYTES_PER_SECOND = 4096
+
+
+def init_waits() -> bool:
+    """Whether an init is in uninterruptible sleep."""
+    states = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            states.append((process / "stat").read_text().partition(" ")[2][:11])
+    return "(jobinit) D" in states
+
+
+@pytest.mark.parametrize("by", ["timeout", "stopped"])
+def test_init_is_kept_from_ending_the_job(limited: Limited, by: str) -> None:
+    seconds = 5 if by == "timeout" else 0  # after python has begun, also on a slow machine
+    job_id = limited.start(
+        *PYTHON, PRINTS_FROM_DISK, str(limited.disk), maxIOBPS=SLOW_BYTES_PER_SECOND, timeoutSeconds=seconds
+    )
+    wait_for("init waits for the pipe", init_waits, timeout_seconds=60)
+    if by == "stopped":
+        limited.stub.StopJob(job_pb2.StopJobReq(uuid=job_id), timeout=CALL_SECONDS)
+    job = limited.wait(job_id)
+    assert (job.status, job.exitCode, job.reason) == ("STOPPED", -1, by)
+    assert job.usage.wallSeconds < MIB / SLOW_BYTES_PER_SECOND
 
 
 def test_stopped(limited: Limited) -> None:

@@ -51,6 +51,7 @@ class Evidence:
     refused: Failure | None  # by the executor, before the command ran
     heard: Failure | None  # from jobinit, or why there is no init any more
     stop_requested: bool
+    overdue: bool  # it ran past its timeout, and the executor has killed its processes
     cgroup: CgroupUsage | None
     output_bytes: int
 
@@ -131,8 +132,9 @@ def _recorded(evidence: Evidence, record: ExitRecord) -> _End:
         case EndReason.STOPPED:
             return JobState.STOPPED, Reason.STOPPED, EXIT_STOPPED, 0, ""
         case EndReason.TIMEOUT:
-            message = f"ran longer than its timeout of {evidence.timeout_seconds} s"
-            return JobState.STOPPED, Reason.TIMEOUT, EXIT_STOPPED, 0, message
+            return _timed_out(evidence)
+        case EndReason.SIGNAL if evidence.overdue and record.signal == signal.SIGKILL:
+            return _timed_out(evidence)
         case EndReason.OOM:
             message = f"out of memory: the limit is {evidence.memory_bytes >> 20} MB"
             code = _SIGNAL_BASE + signal.SIGKILL
@@ -149,6 +151,11 @@ def _recorded(evidence: Evidence, record: ExitRecord) -> _End:
             if not record.started:
                 return JobState.FAILED, Reason.LAUNCH, EXIT_LAUNCH, record.signal, f"{message} before the command ran"
             return JobState.FAILED, Reason.SIGNAL, _SIGNAL_BASE + record.signal, record.signal, message
+
+
+def _timed_out(evidence: Evidence) -> _End:
+    message = f"ran longer than its timeout of {evidence.timeout_seconds} s"
+    return JobState.STOPPED, Reason.TIMEOUT, EXIT_STOPPED, 0, message
 
 
 def _signal_name(number: int) -> str:

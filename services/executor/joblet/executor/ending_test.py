@@ -21,7 +21,8 @@ RECORD = ExitRecord(
 def ended(record: ExitRecord | None = RECORD, **known: Any) -> Outcome:
     plain = Evidence(
         command="tool", memory_bytes=64 << 20, timeout_seconds=5, started_ns=2_000_000_000, now_ns=9_000_000_000,
-        record=record, refused=None, heard=None, stop_requested=False, cgroup=None, output_bytes=11,
+        record=record, refused=None, heard=None, stop_requested=False, overdue=False, cgroup=None,
+        output_bytes=11,
     )  # fmt: skip
     return outcome_of(replace(plain, **known))
 
@@ -53,6 +54,14 @@ def test_ends(record: ExitRecord | None, state: JobState, reason: Reason, exit_c
 def test_a_job_that_ended_before_the_stop_keeps_its_own_end() -> None:
     outcome = ended(recorded(EndReason.EXIT, exit_code=3), stop_requested=True)
     assert (outcome.state, outcome.exit_code) == (JobState.FAILED, 3)
+
+
+def test_killed_by_the_executor_at_its_timeout() -> None:
+    killed = recorded(EndReason.SIGNAL, exit_code=137, signal=9)
+    outcome = ended(killed, overdue=True)
+    assert (outcome.state, outcome.reason, outcome.exit_code) == (JobState.STOPPED, Reason.TIMEOUT, -1)
+    assert outcome.message == "ran longer than its timeout of 5 s"
+    assert ended(RECORD, overdue=True).state is JobState.COMPLETED, "it had ended by itself before"
 
 
 def test_init_killed_by_the_stop_is_a_stop() -> None:

@@ -62,6 +62,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._refused: Failure | None = None
         self._heard: Failure | None = None
+        self._overdue = False  # init did not end it at its timeout, so this process has
         self._ran_ns = 0  # when its command began to run; that has not been told yet
 
     async def launch(self, order: Order, spec: bytes, resources: Resources, phases: Phases) -> None:
@@ -91,7 +92,7 @@ class Supervisor:
         self._heard = failure
 
     async def stop(self) -> Event:
-        """TERM by init, then KILL of init when it does not end in time; the job's last event."""
+        """TERM by init, then KILL of all when it does not end in time; the job's last event."""
         first = not self._stop.is_set()
         self._stop.set()
         if first and not self.launching:
@@ -104,6 +105,7 @@ class Supervisor:
         except TimeoutError:
             _log.warn("init did not end after TERM and is killed", jobId=self.job_id)
             self._signal(signal.SIGKILL)
+            await self._kill_processes()
             return await asyncio.shield(self.ended)
 
     async def _launch(self, order: Order, spec: bytes, resources: Resources, phases: Phases) -> None:
@@ -161,6 +163,33 @@ class Supervisor:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
+    async def _init_leaves(self, pidfd: int) -> None:
+        """A job at its timeout is ended by its init, or here when that is kept from it: a process that prints holds the
+        lock of the output pipe, also while it waits for the page it prints from, which may come from a disk at the
+        job's own slow rate; and init waits for the lock. With its holder the wait is over. An adopted job's time is
+        counted anew."""
+        timeout, site = self._record.timeout_seconds, self._site
+        seconds = timeout + site.node.grace_seconds + site.cleanup_seconds if timeout else None
+        while True:
+            try:
+                async with asyncio.timeout(seconds):
+                    await readable(pidfd)
+                    return
+            except TimeoutError:
+                if not self._overdue:
+                    _log.warn("init did not end the job at its timeout", jobId=self.job_id)
+                self._overdue, seconds = True, site.cleanup_seconds
+                await self._kill_processes()
+
+    async def _kill_processes(self) -> None:
+        """Those of the job, but for its init."""
+        if self._cgroup is None:
+            return
+        try:
+            await asyncio.to_thread(self._cgroup.kill)
+        except CgroupError as error:
+            _log.error("processes of the job are left", jobId=self.job_id, error=error)
+
     async def _hasten(self) -> None:
         """After a failed launch init leaves by itself; one that does not is killed."""
         if self._pidfd is None:
@@ -205,7 +234,7 @@ class Supervisor:
         if self._pidfd is not None:
             if self._stop.is_set():
                 self._signal(signal.SIGTERM)  # it was asked for during the launch
-            await readable(self._pidfd)
+            await self._init_leaves(self._pidfd)
             self._site.states.init_left(self.job_id)
         record = self._read_record()
         untold = self._started_untold(record)
@@ -217,7 +246,7 @@ class Supervisor:
                 timeout_seconds=self._record.timeout_seconds, now_ns=time.time_ns(),
                 started_ns=untold.started_ns if untold else self._record.started_ns,
                 record=record, refused=self._refused, heard=self._heard, stop_requested=self._stop.is_set(),
-                cgroup=usage, output_bytes=output_bytes or 0,
+                overdue=self._overdue, cgroup=usage, output_bytes=output_bytes or 0,
             )
         )  # fmt: skip
         if record is None or record.started:
