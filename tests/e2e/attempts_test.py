@@ -33,7 +33,7 @@ def number_of(system: LocalSystem, job_id: str, *flags: str) -> str:
 def traces(system: LocalSystem) -> list[str]:
     """Where nodes keep something of single jobs."""
     state = system.directory / "state"
-    kept = [state / "executor/outputs", state / "executor/jobs", system.directory / "logs"]
+    kept = [state / "executor/outputs", state / "executor/jobs", state / "logstore"]
     return sorted(str(path) for directory in kept if directory.exists() for path in directory.iterdir())
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from limited import WORK_MB, Limited
 from local_system import CALL_SECONDS, CLEAN_ENVIRONMENT, RNX, LocalSystem, wait_for
 
 pytestmark = pytest.mark.root
@@ -112,13 +113,23 @@ def test_the_same_tree_is_stored_once(joblet: LocalSystem, tmp_path: Path) -> No
     assert len(stored(joblet) - before) == 1
 
 
-def test_uploads_that_cannot_fit_are_refused_before_the_job_starts(joblet: LocalSystem, tmp_path: Path) -> None:
+def test_what_no_node_can_take_is_refused_before_anything_is_stored(limited: Limited, tmp_path: Path) -> None:
+    system = limited.system
+    before = system.json("job", "list")["jobs"], stored(system)
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(65 * MEGABYTE)
-    done = joblet.rnx("job", "run", "--max-memory=64", "--upload", tmp_path / "sparse", "true")
-    assert done.returncode != 0
-    assert b"uploads of 65.0 MB do not fit into the job's /work" in done.stderr
-    assert b"maxMemory leaves 64 MB" in done.stderr
+    for flags, hint in (
+        (["--max-memory=128"], f"workSizeMb leaves {WORK_MB} MB"),
+        (["--max-memory=8", "--schedule=1h"], "maxMemory leaves 8 MB"),
+    ):
+        done = system.rnx("job", "run", *flags, "--upload", tmp_path / "sparse", "true")
+        assert done.returncode != 0
+        says = done.stderr.decode()
+        assert 'uploads of 65.0 MB do not fit into the job\'s /work: "sparse" has 65.0 MB' in says
+        assert hint in says
+    for flag in ("--cpu-cores=999", "--max-processes=2147483647", "--max-cpu=1000000", "--max-memory=2000000000"):
+        assert system.rnx("job", "run", flag, "true").returncode != 0
+    assert (system.json("job", "list")["jobs"], stored(system)) == before
 
 
 def stored(joblet: LocalSystem) -> set[str]:

@@ -219,9 +219,10 @@ class Client:
         code = Code[call.code().name]
         if code is Code.DEADLINE_EXCEEDED:
             return NoAnswer(f"no answer from {self.settings.address} within {timeout_seconds:g} s")
-        hint = dict(call.trailing_metadata() or ()).get(metadata.HINT)
+        trailing = dict(call.trailing_metadata() or ())
+        hint, field = (metadata.decode(trailing.get(name)) for name in (metadata.HINT, metadata.FIELD))
         text = call.details() or code.lower().replace("_", " ")
-        return from_code(code, text, hint=metadata.decode(hint))
+        return from_code(code, text, hint=hint, field=field)
 
     def _open(self) -> grpc.Channel:
         secure = grpc.ssl_channel_credentials(self._credentials.ca, self._credentials.key, self._credentials.cert)

@@ -1,8 +1,9 @@
 """What `rnx run` uploads: deciding what travels inside the request and what is sent before it, and sending that.
 
-Small files travel inside the request as long as they fit. A larger file, and every directory, is sent with Upload
-first, unless the gateway has it already, and named by its digest. Sending may be repeated at will: content that has
-arrived is not sent again.
+Small files travel inside the request as long as they fit. A larger file, and every directory, is named in it by digest
+and sent with Upload. The request goes first: a gateway that has all of it already starts the job, one that could never
+run the job refuses it, and one that lacks something says so before anything has been sent. Sending may be repeated at
+will: content that has arrived is not sent again.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,14 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from joblet.common.errors import FailedPrecondition
 from rnx import treescan
 from rnx.errors import BadUsage
 from rnx.params import INLINE_BYTES
 from rnx.treescan import Tree
 
 if TYPE_CHECKING:
-    from joblet.api.job_pb2 import FileUpload
+    from joblet.api.job_pb2 import FileUpload, GetJobStatusRes, RunJobReq
     from rnx.client import Client
 
 NODE_BYTES_PER_SECOND: Final = 4 * 1024 * 1024  # at least so fast do uploads get from the gateway to a node
@@ -78,8 +80,8 @@ def patience_seconds(sources: Iterable[Source]) -> float:
     return sum(source.size for source in sources if isinstance(source, Large)) // NODE_BYTES_PER_SECOND
 
 
-def send(client: "Client", sources: Iterable[Source]) -> "list[FileUpload]":
-    """Sends what is large; the uploads of the request."""
+def named(sources: Iterable[Source]) -> "list[FileUpload]":
+    """The uploads of the request."""
     from joblet.api.job_pb2 import FileUpload
 
     return [
@@ -87,23 +89,39 @@ def send(client: "Client", sources: Iterable[Source]) -> "list[FileUpload]":
         if isinstance(source, Small)
         else FileUpload(
             path=source.path, mode=source.mode, size=source.size, isDirectory=source.is_directory,
-            digest=_send(client, source),
+            digest=_digest_of(source),
         )
         for source in sources
     ]  # fmt: skip
 
 
-def _send(client: "Client", source: Large) -> str:
-    with _bar(2 * source.size, f"Uploading {source.path}") as advance:
-        digest = _digest_of(source, advance)
+def run(client: "Client", request: "RunJobReq", sources: Sequence[Source]) -> "GetJobStatusRes":
+    """The job that the request starts, with all that it uploads."""
+    from rnx.client import CALL_SECONDS
+
+    request.uploads.extend(named(sources))
+    seconds = CALL_SECONDS + patience_seconds(sources)
+    try:
+        return client.call_repeatable(lambda stub: stub.RunJob, request, timeout_seconds=seconds).job
+    except FailedPrecondition as error:
+        if error.field != "uploads":
+            raise
+    for source, upload in zip(sources, request.uploads, strict=True):
+        if isinstance(source, Large):
+            _send(client, source, upload.digest)
+    return client.call_repeatable(lambda stub: stub.RunJob, request, timeout_seconds=seconds).job
+
+
+def _send(client: "Client", source: Large, digest: str) -> None:
+    with _bar(source.size, f"Uploading {source.path}") as advance:
         client.upload(digest, lambda: _watched(source.chunks(), advance))
-    return digest
 
 
-def _digest_of(source: Large, advance: Callable[[int], None]) -> str:
+def _digest_of(source: Large) -> str:
     sha256 = hashlib.sha256()
-    for piece in _watched(source.chunks(), advance):
-        sha256.update(piece)
+    with _bar(source.size, f"Reading {source.path}") as advance:
+        for piece in _watched(source.chunks(), advance):
+            sha256.update(piece)
     return f"sha256:{sha256.hexdigest()}"
 
 

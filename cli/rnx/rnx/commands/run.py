@@ -153,7 +153,6 @@ def run(
     Flags of rnx end where the command begins: everything behind it belongs to the command.
     """
     from rnx import output, uploads
-    from rnx.client import CALL_SECONDS
 
     asked = RunFlags(**given)
     request = build(asked, command, arguments)
@@ -162,9 +161,7 @@ def run(
     room = params.MAX_REQUEST_BYTES - params.UPLOADS_BYTES - request.ByteSize()
     sources = uploads.plan(asked.files, asked.directories, room)
     with connect(request.requestId) as client:
-        request.uploads.extend(uploads.send(client, sources))
-        seconds = CALL_SECONDS + uploads.patience_seconds(sources)
-        started = client.call_repeatable(lambda stub: stub.RunJob, request, timeout_seconds=seconds).job
+        started = uploads.run(client, request, sources)
         if wait or follow:
             from rnx import attend
 

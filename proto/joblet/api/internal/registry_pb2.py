@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"joblet/api/internal/registry.proto\x12\x0fjoblet.internal\"\xce\x02\n\x10HeartbeatRequest\x12\x18\n\x10\x65xecutor_address\x18\x01 \x01(\t\x12\x18\n\x10logstore_address\x18\x02 \x01(\t\x12\x17\n\x0fruntime_address\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x11\n\tcpu_cores\x18\x05 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12=\n\x06labels\x18\x07 \x03(\x0b\x32-.joblet.internal.HeartbeatRequest.LabelsEntry\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x0e\n\x06system\x18\t \x01(\t\x12\r\n\x05\x63ores\x18\n \x01(\t\x12\x15\n\rmax_processes\x18\x0b \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"*\n\x11HeartbeatResponse\x12\x15\n\rlease_seconds\x18\x01 \x01(\x05\x32\x65\n\x0fRegistryService\x12R\n\tHeartbeat\x12!.joblet.internal.HeartbeatRequest\x1a\".joblet.internal.HeartbeatResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"joblet/api/internal/registry.proto\x12\x0fjoblet.internal\"\xf9\x02\n\x10HeartbeatRequest\x12\x18\n\x10\x65xecutor_address\x18\x01 \x01(\t\x12\x18\n\x10logstore_address\x18\x02 \x01(\t\x12\x17\n\x0fruntime_address\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x11\n\tcpu_cores\x18\x05 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12=\n\x06labels\x18\x07 \x03(\x0b\x32-.joblet.internal.HeartbeatRequest.LabelsEntry\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\x0e\n\x06system\x18\t \x01(\t\x12\r\n\x05\x63ores\x18\n \x01(\t\x12\x15\n\rmax_processes\x18\x0b \x01(\x05\x12\x12\n\nwork_bytes\x18\x0c \x01(\x03\x12\x15\n\rcontent_bytes\x18\r \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"*\n\x11HeartbeatResponse\x12\x15\n\rlease_seconds\x18\x01 \x01(\x05\x32\x65\n\x0fRegistryService\x12R\n\tHeartbeat\x12!.joblet.internal.HeartbeatRequest\x1a\".joblet.internal.HeartbeatResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,11 +34,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEATREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_HEARTBEATREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_HEARTBEATREQUEST']._serialized_start=56
-  _globals['_HEARTBEATREQUEST']._serialized_end=390
-  _globals['_HEARTBEATREQUEST_LABELSENTRY']._serialized_start=345
-  _globals['_HEARTBEATREQUEST_LABELSENTRY']._serialized_end=390
-  _globals['_HEARTBEATRESPONSE']._serialized_start=392
-  _globals['_HEARTBEATRESPONSE']._serialized_end=434
-  _globals['_REGISTRYSERVICE']._serialized_start=436
-  _globals['_REGISTRYSERVICE']._serialized_end=537
+  _globals['_HEARTBEATREQUEST']._serialized_end=433
+  _globals['_HEARTBEATREQUEST_LABELSENTRY']._serialized_start=388
+  _globals['_HEARTBEATREQUEST_LABELSENTRY']._serialized_end=433
+  _globals['_HEARTBEATRESPONSE']._serialized_start=435
+  _globals['_HEARTBEATRESPONSE']._serialized_end=477
+  _globals['_REGISTRYSERVICE']._serialized_start=479
+  _globals['_REGISTRYSERVICE']._serialized_end=580
 # @@protoc_insertion_point(module_scope)

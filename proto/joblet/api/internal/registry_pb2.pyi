@@ -53,6 +53,8 @@ class HeartbeatRequest(_message.Message):
     SYSTEM_FIELD_NUMBER: _builtins.int
     CORES_FIELD_NUMBER: _builtins.int
     MAX_PROCESSES_FIELD_NUMBER: _builtins.int
+    WORK_BYTES_FIELD_NUMBER: _builtins.int
+    CONTENT_BYTES_FIELD_NUMBER: _builtins.int
     executor_address: _builtins.str
     """host:port the gateway can reach"""
     logstore_address: _builtins.str
@@ -67,6 +69,10 @@ class HeartbeatRequest(_message.Message):
     """cpuset list of the CPUs jobs may use, "0-3" """
     max_processes: _builtins.int
     """the most processes the node can have (kernel.pid_max)"""
+    work_bytes: _builtins.int
+    """the size of a job's /work (executor.workSizeMb)"""
+    content_bytes: _builtins.int
+    """what the node can hold of uploads for jobs to come (executor.contentTotalMb)"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -83,10 +89,12 @@ class HeartbeatRequest(_message.Message):
         system: _builtins.str = ...,
         cores: _builtins.str = ...,
         max_processes: _builtins.int = ...,
+        work_bytes: _builtins.int = ...,
+        content_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cores", b"cores", "cpu_cores", b"cpu_cores", "executor_address", b"executor_address", "labels", b"labels", "logstore_address", b"logstore_address", "max_processes", b"max_processes", "memory_bytes", b"memory_bytes", "runtime_address", b"runtime_address", "system", b"system", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "content_bytes", b"content_bytes", "cores", b"cores", "cpu_cores", b"cpu_cores", "executor_address", b"executor_address", "labels", b"labels", "logstore_address", b"logstore_address", "max_processes", b"max_processes", "memory_bytes", b"memory_bytes", "runtime_address", b"runtime_address", "system", b"system", "version", b"version", "work_bytes", b"work_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

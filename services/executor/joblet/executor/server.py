@@ -178,4 +178,6 @@ def heartbeat(config: Config, port: int) -> HeartbeatRequest:
         system=platform.system().lower(),
         cores=format_cpu_list(machines.cores()),
         max_processes=machines.max_processes(),
+        work_bytes=own.work_size_mb * MIB,
+        content_bytes=own.content_total_mb * MIB,
     )

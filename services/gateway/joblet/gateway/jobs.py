@@ -81,10 +81,9 @@ class Jobs:
         """Answers when the job is durable. Raises what validation, the nodes, the limits or the node's refusal say."""
         begun = time.perf_counter()
         submission = spec.prepare(request, self._config.joblet, time.time_ns())
-        await self._uploads.check(submission.uploads)
         try:
             job = await self._accept(submission, begun)
-        except (job_queries.RequestTaken, Unavailable, NotFound, InvalidArgument) as error:
+        except (job_queries.RequestTaken, Unavailable, NotFound, InvalidArgument, FailedPrecondition) as error:
             known = await self._known(submission)
             if known is not None:
                 return await self._shown(known)
@@ -103,6 +102,7 @@ class Jobs:
     async def _accept(self, submission: Submission, begun: float) -> Job:
         """Makes the job durable, placed on a node when there is one with room; `begun` is when the request came."""
         places = self._places(submission, await self._nodes_for(submission))
+        await self._uploads.check(submission.uploads)
         job_id = new_job_id()
         sealed = self._vault.seal(job_id, submission.secrets)
         values = spec.new_job(submission, job_id, time.time_ns())

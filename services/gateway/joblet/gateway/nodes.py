@@ -78,7 +78,7 @@ class Nodes:
             self._following[node.id].cancel()
             self._open(node)
         else:
-            grown = (known.node.cpu_cores, known.node.memory_bytes) != (node.cpu_cores, node.memory_bytes)
+            grown = _room(known.node) != _room(node)
             known.node = node
             if grown:
                 self._changes.announce_room()
@@ -194,8 +194,10 @@ def describe(identity: Identity, request: registry_pb2.HeartbeatRequest) -> node
         _check_address(field, getattr(request, field))
     if request.cpu_cores <= 0 or request.memory_bytes <= 0:
         raise InvalidArgument("a heartbeat without the node's capacity: cpu_cores and memory_bytes must be positive")
-    if request.max_processes < 0:
-        raise InvalidArgument(f"max_processes must not be negative: {request.max_processes}", field="max_processes")
+    for field in ("max_processes", "work_bytes", "content_bytes"):
+        value = getattr(request, field)
+        if value < 0:
+            raise InvalidArgument(f"{field} must not be negative: {value}", field=field)
     return node_queries.Description(
         node_id=identity.common_name,
         executor_address=request.executor_address,
@@ -209,7 +211,16 @@ def describe(identity: Identity, request: registry_pb2.HeartbeatRequest) -> node
         system=request.system,
         cores=format_cpu_list(parse_cpu_list(request.cores)) if request.cores else "",
         max_processes=request.max_processes,
+        work_bytes=request.work_bytes,
+        content_bytes=request.content_bytes,
     )
+
+
+def _room(node: Node) -> tuple[object, ...]:
+    """What decides which jobs the node can take."""
+    return (
+        node.cpu_cores, node.memory_bytes, node.cores, node.max_processes, node.work_bytes, node.content_bytes
+    )  # fmt: skip
 
 
 def _check_address(field: str, address: str) -> None:

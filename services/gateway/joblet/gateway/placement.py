@@ -104,6 +104,25 @@ def has_cores(wanted: str, there: str) -> bool:
     return not wanted or not there or set(parse_cpu_list(wanted)) <= set(parse_cpu_list(there))
 
 
+@dataclass(frozen=True, slots=True)
+class UploadRoom:
+    """The most bytes that a job's uploads can have together, and the setting that says so."""
+
+    size: int
+    setting: str
+
+
+def upload_room(node: Node, largest: Needs, memory_mb: int = 0) -> UploadRoom:
+    """For a job with this memory limit, or none: uploads pass through the node's cache into /work, which lies in the
+    job's memory. What the node does not say is no limit here: it will refuse itself what it does not have."""
+    rooms = (
+        UploadRoom((memory_mb or largest.memory_mb) * MIB, "maxMemory"),
+        UploadRoom(node.work_bytes, "workSizeMb"),
+        UploadRoom(node.content_bytes, "contentTotalMb"),
+    )
+    return min((room for room in rooms if room.size), key=lambda room: room.size)
+
+
 def shortage(needs: Needs, room: Room) -> Why | None:
     """What the node has too little of just now, None when the job can go there."""
     offered, load, node = room.capacity, room.load, room.node_id

@@ -12,7 +12,7 @@ from joblet.gateway import placement
 from joblet.gateway.placement import Capacity, Line, Load, Needs, Room, Waiting, choose, explain, fits_empty, shortage
 from joblet.gateway.store.model import Node, NodeState
 
-NODE = Node("n1", NodeState.READY, "h:1", "h:2", "h:3", "b", 2, 1000 << 20, {}, "1", "linux", 1, 1, 1, 0, "", 0)
+NODE = Node("n1", NodeState.READY, "h:1", "h:2", "h:3", "b", 2, 1000 << 20, {}, "1", "linux", 1, 1, 1, 0, "", 0, 0, 0)
 OFFERED = Capacity(jobs=3, cpu_percent=400, memory_mb=1000, largest=Needs(200, 1000))
 EMPTY = Room("n1", OFFERED, Load(0, 0, 0))
 
@@ -25,6 +25,20 @@ def test_what_a_node_has_for_jobs() -> None:
     assert placement.capacity(NODE, JobletConfig()) == Capacity(100, 3200, 1000, Needs(200, 1000))
     less = JobletConfig(max_concurrent_jobs=3, cpu_overcommit=0.5, memory_overcommit=1.5)
     assert placement.capacity(NODE, less) == Capacity(3, 100, 1500, Needs(100, 1000))
+
+
+def test_what_of_uploads_a_node_can_take() -> None:
+    largest = Needs(200, 1000)
+    for work_mb, content_mb, memory_mb, expected in (
+        (0, 0, 0, (1000, "maxMemory")),
+        (0, 0, 300, (300, "maxMemory")),
+        (200, 0, 300, (200, "workSizeMb")),
+        (200, 100, 300, (100, "contentTotalMb")),
+        (400, 500, 300, (300, "maxMemory")),
+    ):
+        node = replace(NODE, work_bytes=work_mb << 20, content_bytes=content_mb << 20)
+        room = placement.upload_room(node, largest, memory_mb)
+        assert (room.size >> 20, room.setting) == expected
 
 
 @pytest.mark.parametrize(

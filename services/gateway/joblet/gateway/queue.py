@@ -59,8 +59,9 @@ class Queue:
         offered = placement.capacity(link.node, self._config)
         node = link.node
         return Place(
-            node.id, offered, node.cores, node.max_processes, full=link.full, connected=self._nodes.is_ready(link)
-        )
+            node.id, offered, node.cores, node.max_processes, placement.upload_room(node, offered.largest).size,
+            full=link.full, connected=self._nodes.is_ready(link),
+        )  # fmt: skip
 
     async def _serve(self) -> None:
         if await self._database.read(queue_queries.anybody):

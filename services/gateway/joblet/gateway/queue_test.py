@@ -252,3 +252,24 @@ def test_a_refused_job_makes_room(tmp_path: Path) -> None:
                 assert (over.exitCode, over.reason) == (125, "launch-failed")
 
     asyncio.run(scenario())
+
+
+def test_uploads_too_large_for_every_node_leave_nothing(tmp_path: Path) -> None:
+    """Refused before their content is asked for; with a node that can take them the job waits for that one."""
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            client = await it.client()
+            upload = job_pb2.FileUpload(path="big", size=1025 << 20, digest=f"sha256:{0:064}")
+            code, text = await failure(run(client, uploads=[upload], maxMemory=2048))
+            assert (code, text) == (
+                "INVALID_ARGUMENT",
+                'job creation failed: uploads of 1025.0 MB do not fit into the job\'s /work: "big" has 1025.0 MB',
+            )  # fmt: skip
+            upload.size = 1024 << 20
+            code, text = await failure(run(client, uploads=[upload], maxMemory=2048))
+            assert (code, text[:25]) == ("FAILED_PRECONDITION", 'uploads: "big": its conte')
+            assert not (await client.ListJobs(job_pb2.EmptyRequest())).jobs
+            assert it.node.starts == []
+
+    asyncio.run(scenario())

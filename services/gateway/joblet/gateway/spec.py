@@ -14,12 +14,13 @@ from typing import Any
 
 from joblet.api import job_pb2
 from joblet.api.internal import executor_pb2
+from joblet.common import tree
 from joblet.common.config import JobletConfig
 from joblet.common.errors import InvalidArgument
 from joblet.common.states import JobState
 from joblet.common.units import MIB
 from joblet.gateway import placement, retry, schedule, validation
-from joblet.gateway.placement import Capacity, Needs
+from joblet.gateway.placement import Capacity, Needs, UploadRoom
 from joblet.gateway.store.model import Attempt, Job, Node, Upload
 
 WORK_DIR = "/work"
@@ -125,6 +126,24 @@ def check_fit(submission: Submission, node: Node, offered: Capacity) -> None:
             raise InvalidArgument(
                 f"job creation failed: {field} exceeds system limits", field=field, hint=f"this node has {has}"
             )
+    _check_upload_room(submission.uploads, placement.upload_room(node, offered.largest, submission.memory_mb))
+
+
+def _check_upload_room(uploads: Sequence[Upload], room: UploadRoom) -> None:
+    total = upload_bytes(uploads)
+    if total <= room.size:
+        return
+    largest = max(uploads, key=lambda upload: upload.size)
+    raise InvalidArgument(
+        f"job creation failed: uploads of {total / MIB:.1f} MB do not fit into the job's /work:"
+        f" {tree.quoted(largest.path.encode())} has {largest.size / MIB:.1f} MB",
+        field="uploads", hint=f"{room.setting} leaves {room.size // MIB} MB; /work lies in the job's memory",
+    )  # fmt: skip
+
+
+def upload_bytes(uploads: Iterable[Upload]) -> int:
+    """What they take in the job's /work, as its node counts it."""
+    return sum(upload.size or len(upload.link_target.encode()) for upload in uploads)
 
 
 def _fits(submission: Submission, node: Node, largest: Needs) -> Mapping[str, tuple[bool, str]]:
@@ -171,6 +190,7 @@ def new_job(submission: Submission, job_id: str, now_ns: int) -> dict[str, Any]:
         "work_dir": submission.work_dir,
         "uploads": submission.uploads,
         "outputs": submission.outputs,
+        "upload_bytes": upload_bytes(submission.uploads),
         "timeout_seconds": submission.timeout_seconds,
         "labels": submission.labels,
         "not_isolated": (),

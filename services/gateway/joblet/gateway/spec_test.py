@@ -15,7 +15,7 @@ MIB = 1 << 20
 NODE = Node(
     id="n", state=NodeState.READY, executor_address="h:1", logstore_address="h:2", runtime_address="h:3", boot_id="b",
     cpu_cores=2, memory_bytes=1024 * MIB, labels={}, version="1", system="linux", registered_ns=1, last_seen_ns=1,
-    lease_until_ns=1, last_sequence=0, cores="0,4", max_processes=4096,
+    lease_until_ns=1, last_sequence=0, cores="0,4", max_processes=4096, work_bytes=256 * MIB, content_bytes=8192 * MIB,
 )  # fmt: skip
 
 
@@ -70,6 +70,32 @@ def test_no_node_has_such_cores_or_so_many_processes() -> None:
     assert (refused.value.field, refused.value.hint) == ("cpuCores", "this node has the cores 0,4")
     with pytest.raises(InvalidArgument, match="^job creation failed: maxProcesses exceeds system limits$"):
         spec.check_fit(submission(maxProcesses=4097), NODE, offered)
+
+
+def test_uploads_that_no_node_can_take() -> None:
+    offered = placement.capacity(NODE, JobletConfig())
+
+    def uploading(*sizes_mb: int, **fields: Any) -> spec.Submission:
+        digest = f"sha256:{0:064}"
+        uploads = [
+            job_pb2.FileUpload(path=f"f{number}", size=size * MIB, digest=digest)
+            for number, size in enumerate(sizes_mb)
+        ]  # fmt: skip
+        return submission(uploads=uploads, **fields)
+
+    spec.check_fit(uploading(200, 56), NODE, offered)
+    with pytest.raises(InvalidArgument) as refused:
+        spec.check_fit(uploading(200, 57), NODE, offered)
+    assert str(refused.value) == (
+        "job creation failed: uploads of 257.0 MB do not fit into the job's /work: \"f0\" has 200.0 MB"
+    )  # fmt: skip
+    assert (refused.value.field, refused.value.hint) == (
+        "uploads", "workSizeMb leaves 256 MB; /work lies in the job's memory",
+    )  # fmt: skip
+    with pytest.raises(InvalidArgument) as refused:
+        spec.check_fit(uploading(65, maxMemory=64), NODE, offered)
+    assert refused.value.hint == "maxMemory leaves 64 MB; /work lies in the job's memory"
+    spec.check_fit(uploading(512), replace(NODE, work_bytes=0, content_bytes=0), offered)
 
 
 def test_what_a_heartbeat_does_not_say_is_for_the_node_to_refuse() -> None:

@@ -154,6 +154,8 @@ class FakeNode:
             system="linux",
             cores="0-3",
             max_processes=32768,
+            work_bytes=1024 * MIB,
+            content_bytes=4096 * MIB,
         )
 
     def accept(self, spec: executor_pb2.JobSpec) -> FakeJob:

@@ -98,6 +98,7 @@ class Job:
     attempt: int  # number of the present one, from 1
     execution_id: str  # under which its node knows the present attempt; "" for the job's own id
     outputs: tuple[str, ...]  # patterns of what its node keeps of /work
+    upload_bytes: int  # of all its uploads together
 
     @property
     def execution(self) -> str:
@@ -151,3 +152,5 @@ class Node:
     last_sequence: int  # number of the last event applied
     cores: str  # cpuset list of its CPUs; empty as long as its heartbeat does not say
     max_processes: int  # the most processes it can have; 0 as long as its heartbeat does not say
+    work_bytes: int  # the size of a job's /work; 0 as above
+    content_bytes: int  # what it can hold of uploads; 0 as above

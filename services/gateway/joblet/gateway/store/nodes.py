@@ -28,7 +28,7 @@ _RENEW = (
             for name in (
                 "state", "executor_address", "logstore_address", "runtime_address", "boot_id", "cpu_cores",
                 "memory_bytes", "labels", "version", "system", "last_seen_ns", "lease_until_ns", "cores",
-                "max_processes",
+                "max_processes", "work_bytes", "content_bytes",
             )
         }
     )
@@ -60,6 +60,8 @@ class Description:
     system: str
     cores: str
     max_processes: int
+    work_bytes: int
+    content_bytes: int
 
 
 def all_nodes(connection: Connection) -> list[Node]:
@@ -97,6 +99,8 @@ def heartbeat(connection: Connection, description: Description, now_ns: int, lea
         "lease_until_ns": now_ns + lease_ns,
         "cores": description.cores,
         "max_processes": description.max_processes,
+        "work_bytes": description.work_bytes,
+        "content_bytes": description.content_bytes,
     }
     known = get(connection, description.node_id)
     if known is None:

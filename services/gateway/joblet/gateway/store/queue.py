@@ -38,6 +38,7 @@ _FITTING = and_(
     jobs.c.need_cpu_percent <= bindparam("cpu"),
     jobs.c.need_memory_mb <= bindparam("memory"),
     jobs.c.max_processes <= bindparam("processes"),
+    jobs.c.upload_bytes <= bindparam("uploads"),
 )
 _ORDER = (jobs.c.rank, jobs.c.queued_ns, jobs.c.sequence)
 _FRONT = (-(2**31), 0, 0)  # before every place in line
@@ -94,12 +95,13 @@ _GIVE_BACK = Statement(
 @dataclass(frozen=True, slots=True)
 class Place:
     """A node that could take jobs; `full` and `connected` as in placement.Room. "" or 0 for what it does not say of its
-    cores and of how many processes a job can have there."""
+    cores, of how many processes a job can have there, and of how much a job can upload."""
 
     node_id: str
     capacity: Capacity
     cores: str = ""
     max_processes: int = 0
+    upload_bytes: int = 0
     full: bool = False
     connected: bool = True
 
@@ -234,7 +236,10 @@ def _head(connection: Connection, place: Place) -> Any:
 def _first(connection: Connection, place: Place, wanted: str) -> Any:
     """The same of those who are bound to this node, or to none. Lists of cores are no question for the database."""
     largest = place.capacity.largest
-    fitting = {"cpu": largest.cpu_percent, "memory": largest.memory_mb, "processes": place.max_processes or 2**31 - 1}
+    fitting = {
+        "cpu": largest.cpu_percent, "memory": largest.memory_mb, "processes": place.max_processes or 2**31 - 1,
+        "uploads": place.upload_bytes or 2**63 - 1,
+    }  # fmt: skip
     behind = _FRONT
     while True:
         rank, queued, sequence = behind

@@ -101,6 +101,15 @@ def test_cores_and_processes_that_only_some_nodes_have(connection: Connection) -
     assert [job.id for job in claims(connection, Place("unknown", ROOMY))] == [D]
 
 
+def test_uploads_that_only_some_nodes_can_take(connection: Connection) -> None:
+    waiting(connection, A, upload_bytes=1 << 30)
+    waiting(connection, B, upload_bytes=1 << 20)
+    assert [job.id for job in claims(connection, Place("n", SMALL, upload_bytes=1 << 20))] == [B]
+    assert [job.id for job in claims(connection, Place("m", ROOMY, upload_bytes=1 << 30))] == [A]
+    waiting(connection, C, upload_bytes=1 << 40)
+    assert [job.id for job in claims(connection, Place("unknown", ROOMY))] == [C]
+
+
 def test_a_claimed_job_has_its_node_and_its_limits(connection: Connection) -> None:
     waiting(connection, A, cpu_percent=0, memory_mb=0, need_cpu_percent=0, need_memory_mb=0)
     job = queue.claim(connection, Place("n", SMALL))

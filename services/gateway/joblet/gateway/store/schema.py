@@ -158,6 +158,8 @@ nodes = Table(
     Column("last_sequence", BigInteger, nullable=False, server_default=text("0")),
     Column("cores", Text, nullable=False, server_default=text("''")),
     Column("max_processes", Integer, nullable=False, server_default=text("0")),
+    Column("work_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("content_bytes", BigInteger, nullable=False, server_default=text("0")),
 )
 
 jobs = Table(
@@ -209,6 +211,7 @@ jobs = Table(
     Column("attempt", Integer, nullable=False, server_default=text("1")),
     Column("execution_id", Text, nullable=False, server_default=text("''")),
     Column("outputs", Texts, nullable=False, server_default=text("'[]'")),
+    Column("upload_bytes", BigInteger, nullable=False, server_default=text("0")),
     Column("listing", LargeBinary, nullable=False, server_default=text("''")),
     sqlite_autoincrement=True,
 )

@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "network": "host", "work_dir": "/work", "uploads": (), "timeout_seconds": 3600, "labels": {}, "not_isolated": (),
     "usage": None, "attestation": None, "wanted_node": "", "rank": 0, "queued_ns": 1, "due_ns": 0,
     "need_cpu_percent": 100, "need_memory_mb": 512, "max_retries": 0, "backoff_seconds": 0, "no_retry_codes": (),
-    "retries_left": 0, "attempt": 1, "execution_id": "", "outputs": (),
+    "retries_left": 0, "attempt": 1, "execution_id": "", "outputs": (), "upload_bytes": 0,
 }  # fmt: skip
 
 
@@ -44,6 +44,7 @@ def description(node_id: str = "n", **fields: Any) -> Description:
     plain: dict[str, Any] = {
         "node_id": node_id, "executor_address": "h:1", "logstore_address": "h:2", "runtime_address": "h:3",
         "boot_id": "b", "cpu_cores": 2, "memory_bytes": 1 << 30, "labels": {"zone": "a"}, "version": "1",
-        "system": "linux", "cores": "0-1", "max_processes": 32768,
+        "system": "linux", "cores": "0-1", "max_processes": 32768, "work_bytes": 1 << 30,
+        "content_bytes": 1 << 40,
     }  # fmt: skip
     return Description(**(plain | fields))
