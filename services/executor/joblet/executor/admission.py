@@ -23,11 +23,12 @@ class Capacity:
 
 def admit(limits: Limits, capacity: Capacity, running_jobs: int) -> None:
     """Raises InvalidArgument for a limit the node can never give, ResourceExhausted when it is full now."""
-    for field, (fits, has) in _fits(limits, capacity).items():
+    for field, fits in _fits(limits, capacity).items():
         if not fits:
             raise InvalidArgument(
-                f"job creation failed: {field} exceeds system limits", field=field, hint=f"this node has {has}"
-            )
+                f"job creation failed: {field} exceeds system limits",
+                field=field, hint=f"this node has {_has(field, capacity)}",
+            )  # fmt: skip
     if running_jobs >= capacity.max_concurrent_jobs:
         raise ResourceExhausted(
             f"this node runs {running_jobs} jobs already, the most it may (maxConcurrentJobs)",
@@ -45,16 +46,24 @@ def check_room(upload_bytes: int, limits: Limits, work_bytes: int) -> None:
             )  # fmt: skip
 
 
-def _fits(limits: Limits, capacity: Capacity) -> Mapping[str, tuple[bool, str]]:
-    """By field: whether there is as much as asked for, and how much there is."""
-    cores = frozenset(limits.cpu_cores or ())
-    cpu_percent, memory_mb = 100 * len(capacity.cores), capacity.memory_bytes // MIB
+def _fits(limits: Limits, capacity: Capacity) -> Mapping[str, bool]:
+    """By field: whether there is as much as asked for."""
     return {
-        "maxCPU": (limits.cpu_percent <= cpu_percent, f"{cpu_percent}, 100 for each core"),
-        "cpuCores": (cores <= capacity.cores, f"the cores {format_cpu_list(capacity.cores)}"),
-        "maxMemory": (limits.memory_bytes <= capacity.memory_bytes, f"{memory_mb} MB"),
-        "maxProcesses": (limits.max_processes <= capacity.max_processes, f"at most {capacity.max_processes} processes"),
+        "maxCPU": limits.cpu_percent <= 100 * len(capacity.cores),
+        "cpuCores": capacity.cores.issuperset(limits.cpu_cores or ()),
+        "maxMemory": limits.memory_bytes <= capacity.memory_bytes,
+        "maxProcesses": limits.max_processes <= capacity.max_processes,
     }
+
+
+def _has(field: str, capacity: Capacity) -> str:
+    """How much there is, in words."""
+    return {
+        "maxCPU": f"{100 * len(capacity.cores)}, 100 for each core",
+        "cpuCores": f"the cores {format_cpu_list(capacity.cores)}",
+        "maxMemory": f"{capacity.memory_bytes // MIB} MB",
+        "maxProcesses": f"at most {capacity.max_processes} processes",
+    }[field]
 
 
 def check_limits(limits: Limits) -> None:

@@ -8,6 +8,7 @@ mount but the expected ones may exist.
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from joblet.common.errors import Internal
@@ -19,6 +20,7 @@ from joblet.executor.procfs import Mount, Process, read_process, read_status
 
 _CAPABILITY_SETS: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _PAGE_BYTES: Final = 4096
+_REMEMBERED: Final = 1024
 _PRIVATE: Final = frozenset({"nosuid", "nodev"})
 _ALL_SIGNALS: Final = "fffffffffffbfeff"  # but KILL and STOP; the command unblocks them when it executes
 # 0, 1, 2, the control socket and the pipe to init (FD_CONTROL, FD_LAUNCH_WRITE of jobinit.h), which close by execve.
@@ -211,18 +213,32 @@ def _mount_mismatches(mounts: tuple[Mount, ...], expected: Expectation) -> Itera
         if wanted not in paths:
             yield f"mount {wanted} is missing"
     for mount in mounts:
-        yield from _one_mount(mount, expected.bound_paths)
+        yield from _faults(mount, expected.bound_paths)
         if mount.path in expected.settings:
             yield from _setting_mismatches(mount, expected.settings[mount.path])
 
 
 def _setting_mismatches(mount: Mount, wanted: Mapping[str, str]) -> Iterator[str]:
-    found = {name: value for name, _, value in (setting.partition("=") for setting in mount.settings)}
-    for name in sorted(_COMPARED_SETTINGS & (found.keys() | wanted.keys())):
+    found = _compared_settings(mount.settings)
+    if found == wanted:
+        return
+    for name in sorted(found.keys() | wanted.keys()):
         # tmpfs does not print what equals its own default (mm/shmem.c, shmem_show_options).
         value = found.get(name, _TMPFS_DEFAULTS.get(name))
         if value != wanted.get(name):
             yield f"mount {mount.path} has {name}={value or ''}, not {wanted.get(name, 'none')}"
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _compared_settings(settings: frozenset[str]) -> dict[str, str]:
+    pairs = (setting.partition("=") for setting in settings)
+    return {name: value for name, _, value in pairs if name in _COMPARED_SETTINGS}
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _faults(mount: Mount, bound_paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Remembered, for job after job has the same mounts."""
+    return tuple(_one_mount(mount, bound_paths))
 
 
 def _one_mount(mount: Mount, bound_paths: tuple[str, ...]) -> Iterator[str]:

@@ -271,12 +271,15 @@ _SELECT: Final = (
 
 
 def _dump(value: InitProcess | Started | Outcome) -> str:
-    return json.dumps(value, default=_fields, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def _fields(value: Any) -> dict[str, Any]:
     # Not dataclasses.asdict: it copies deeply, which costs more than the transaction.
     return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+_ENCODER: Final = json.JSONEncoder(default=_fields, separators=(",", ":"))
 
 
 def _record(row: Sequence[Any]) -> Record:

@@ -31,17 +31,24 @@ _PHASES: Final = {steps[-1]: START_SECONDS.labels(phase) for phase, steps in PHA
 
 
 class Phases:
-    """A stopwatch of one launch."""
+    """A stopwatch of one launch. What it has seen is counted by `tell`, when nobody waits for the launch any more; not
+    of an order that was refused or stopped before its command was told to go."""
 
     def __init__(self) -> None:
-        self._step_began = self._phase_began = time.perf_counter()
+        self._began = time.perf_counter()
+        self._reached: list[tuple[str, float]] = []
 
     def reached(self, step: str) -> None:
         """The end of `step`; the next one begins."""
-        now = time.perf_counter()
-        _STEPS[step].observe(now - self._step_began)
-        self._step_began = now
-        phase = _PHASES.get(step)
-        if phase is not None:
-            phase.observe(now - self._phase_began)
-            self._phase_began = now
+        self._reached.append((step, time.perf_counter()))
+
+    def tell(self) -> None:
+        """Once, when the command runs or cannot be started."""
+        step_began = phase_began = self._began
+        for step, ended in self._reached:
+            _STEPS[step].observe(ended - step_began)
+            step_began = ended
+            phase = _PHASES.get(step)
+            if phase is not None:
+                phase.observe(ended - phase_began)
+                phase_began = ended

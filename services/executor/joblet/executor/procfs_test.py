@@ -2,6 +2,8 @@ import os
 import resource
 from pathlib import Path
 
+import pytest
+
 from joblet.executor import procfs
 from joblet.executor.procfs import Mount
 
@@ -20,6 +22,12 @@ def test_mounts() -> None:
     assert (usr.path, usr.filesystem, usr.root) == ("/usr", "ext4", "/usr")
     assert (mask.path, mask.root) == ("/proc/kcore", "/null")
     assert odd.path == "/work/a b"
+
+
+@pytest.mark.parametrize("size", [0, 1, 16383, 16384, 16385, 40000])
+def test_a_piece_that_fills_the_buffer_is_not_all(tmp_path: Path, size: int) -> None:
+    (tmp_path / "status").write_text("x" * size)
+    assert procfs.read_at_once(f"{tmp_path}/status") == "x" * size
 
 
 def test_cgroups_of_v1_and_v2() -> None:

@@ -48,8 +48,8 @@ class StateDirectories:
     def make(self, job_id: str) -> int:
         """A directory without a record, open for init; the caller closes it. What a crash may have left of an earlier
         attempt with this job goes; Unavailable while the init of that attempt is still there."""
-        path = self.path(job_id)
-        if path.exists():
+        path = f"{self._jobs}/{job_id}"  # for every job, and a Path costs as much as the call
+        if os.path.exists(path):  # noqa: PTH110
             _clear(path)
         self._take(path)
         return _open_locked(path, fcntl.LOCK_SH)
@@ -60,34 +60,34 @@ class StateDirectories:
 
     def remove(self, job_id: str) -> None:
         """The job is over; nothing of its record can be read any more. Raises OSError."""
-        path = self.path(job_id)
+        path = f"{self._jobs}/{job_id}"
         if job_id not in self._left:
             shutil.rmtree(path)
             return
         self._left.discard(job_id)
         with suppress(FileNotFoundError):
-            (path / exitrecord.NAME).rename(path / exitrecord.TEMPORARY_NAME)
+            os.rename(f"{path}/{exitrecord.NAME}", f"{path}/{exitrecord.TEMPORARY_NAME}")  # noqa: PTH104
         if len(self._waiting) < MOST_SPARE and set(os.listdir(path)) <= {exitrecord.TEMPORARY_NAME}:
             name = os.urandom(16).hex()  # of the job, which may be deleted, nothing stays
-            path.rename(self._spare / name)
+            os.rename(path, f"{self._spare}/{name}")  # noqa: PTH104
             self._waiting.append(name)
         else:
             shutil.rmtree(path)
 
-    def _take(self, path: Path) -> None:
+    def _take(self, path: str) -> None:
         try:
             name = self._waiting.popleft()
         except IndexError:
-            path.mkdir(mode=0o700)
+            os.mkdir(path, mode=0o700)  # noqa: PTH102
             return
         try:
-            (self._spare / name).rename(path)
+            os.rename(f"{self._spare}/{name}", path)  # noqa: PTH104
         except BaseException:
             self._waiting.appendleft(name)
             raise
 
 
-def _clear(path: Path) -> None:
+def _clear(path: str) -> None:
     try:
         directory = _open_locked(path, fcntl.LOCK_EX)
     except BlockingIOError:
@@ -98,7 +98,7 @@ def _clear(path: Path) -> None:
         os.close(directory)
 
 
-def _open_locked(path: Path, lock: int) -> int:
+def _open_locked(path: str, lock: int) -> int:
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(directory, lock | fcntl.LOCK_NB)

@@ -58,6 +58,7 @@ class Supervisor:
         self._cgroup = cgroup
         self._claims = claims
         self._pidfd: int | None = None
+        self._init_left = False  # as far as seen
         self._output: int | None = None  # the log, while this process holds it
         self._stop = asyncio.Event()
         self._refused: Failure | None = None
@@ -127,9 +128,11 @@ class Supervisor:
         else:
             self._ran_ns = time.time_ns()
             resources.cgroup.close_join_fds()
+            phases.tell()
             if not await self._ends_at_once():
                 await self._tell_started()
             return
+        phases.tell()
         await self._hasten()
 
     async def _shake_hands(self, handshake: Handshake, order: Order, resources: Resources, phases: Phases) -> None:
@@ -137,16 +140,18 @@ class Supervisor:
         pid, pidfd = await handshake.init()
         self._own(pidfd)
         phases.reached("init")
-        command_pid = await handshake.parked()
-        phases.reached("park")
+        # While jobinit works: what can be known of the job before its command waits.
         node = self._site.node
         expected = launch.expectation(order, resources, node, pid)
+        start_ticks = launch.start_ticks_of(pid)
+        command_pid = await handshake.parked()
+        phases.reached("park")
         facts = attest(command_pid, resources.cgroup, expected)
         attested_ns = time.time_ns()
         phases.reached("attest")
         if self._stop.is_set():
             raise Canceled
-        init = InitProcess(pid, launch.start_ticks_of(pid), node.boot_id, command_pid)
+        init = InitProcess(pid, start_ticks, node.boot_id, command_pid)
         body = Started(time.time_ns(), self._record.not_isolated, attested_ns, facts)
         self._site.journal.parked(self.job_id, init, body)
         self._record = replace(self._record, init=init, parked=body)
@@ -208,6 +213,7 @@ class Supervisor:
                 await readable(self._pidfd)
         except TimeoutError:
             return False
+        self._init_left = True
         return True
 
     async def _tell_started(self) -> None:
@@ -234,7 +240,8 @@ class Supervisor:
         if self._pidfd is not None:
             if self._stop.is_set():
                 self._signal(signal.SIGTERM)  # it was asked for during the launch
-            await self._init_leaves(self._pidfd)
+            if not self._init_left:
+                await self._init_leaves(self._pidfd)
             self._site.states.init_left(self.job_id)
         record = self._read_record()
         untold = self._started_untold(record)

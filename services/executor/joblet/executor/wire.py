@@ -21,6 +21,7 @@ from joblet.executor.jobspec import Profile, UploadKind, is_safe_path
 
 _FILE_MODE: Final = 0o644
 _DIRECTORY_MODE: Final = 0o755
+_PROFILES: Final = {profile.name.lower(): profile for profile in Profile}
 _LARGEST_TIMEOUT_SECONDS: Final = 100 * 365 * 24 * 3600
 
 
@@ -144,10 +145,9 @@ def _network(name: str) -> Network:
 
 
 def _profile(name: str) -> Profile:
-    names = {profile.name.lower(): profile for profile in Profile}
-    if name and name not in names:
-        raise InvalidArgument(f"unknown profile: {name!r} (there are: {', '.join(names)})", field="profile")
-    return names[name or "default"]
+    if name and name not in _PROFILES:
+        raise InvalidArgument(f"unknown profile: {name!r} (there are: {', '.join(_PROFILES)})", field="profile")
+    return _PROFILES[name or "default"]
 
 
 def _upload(upload: job_pb2.FileUpload) -> Upload:

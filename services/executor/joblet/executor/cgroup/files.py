@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 _CHUNK_BYTES = 65536
+_VALUE_BYTES = 16384
 
 
 def read(path: str) -> str:
@@ -16,6 +17,27 @@ def read(path: str) -> str:
         return read_fd(fd, path)
     finally:
         os.close(fd)
+
+
+def value(path: str) -> str:
+    """As `read`, a file that the kernel writes in one piece, as it does those with one value: only what fills the
+    buffer may go on."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _at_once(fd, path)
+    finally:
+        os.close(fd)
+
+
+def _at_once(fd: int, path: str) -> str:
+    try:
+        data = part = os.pread(fd, _VALUE_BYTES, 0)
+        while len(part) == _VALUE_BYTES:
+            data += (part := os.pread(fd, _VALUE_BYTES, len(data)))
+    except OSError as error:
+        error.filename = path
+        raise
+    return data.decode()
 
 
 def read_fd(fd: int, path: str) -> str:
@@ -42,12 +64,11 @@ def write(path: str, text: str) -> None:
 
 
 def exchange(path: str, text: str) -> str:
-    """Writes `text` and reads the whole file: what the kernel made of it."""
+    """Writes `text` and reads the value: what the kernel made of it."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())
-        os.lseek(fd, 0, os.SEEK_SET)
-        return read_fd(fd, path)
+        return _at_once(fd, path)
     except OSError as error:
         error.filename = path
         raise

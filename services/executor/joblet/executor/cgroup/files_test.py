@@ -19,9 +19,16 @@ def test_read_takes_more_than_one_chunk(tmp_path: Path) -> None:
     assert files.read(str(path)) == text
 
 
+@pytest.mark.parametrize("size", [0, 1, 16383, 16384, 16385, 40000])
+def test_a_value_is_read_whole(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "io.stat"
+    path.write_text("x" * size)
+    assert files.value(str(path)) == "x" * size
+
+
 def test_errors_name_the_file(tmp_path: Path) -> None:
     path = str(tmp_path / "missing")
-    for action in (lambda: files.read(path), lambda: files.write(path, "1")):
+    for action in (lambda: files.read(path), lambda: files.value(path), lambda: files.write(path, "1")):
         with pytest.raises(FileNotFoundError) as caught:
             action()
         assert caught.value.filename == path

@@ -214,43 +214,43 @@ class V1Job(job.LeafJob):
         return f"{self._by_controller[name.split('.', 1)[0]]}/{name}"
 
     def _read_limits(self) -> Limits:
-        memory_bytes = files.number(files.read(self._file("memory.limit_in_bytes")))
-        quota_us = files.number(files.read(self._file("cpu.cfs_quota_us")))
+        memory_bytes = files.number(files.value(self._file("memory.limit_in_bytes")))
+        quota_us = files.number(files.value(self._file("cpu.cfs_quota_us")))
         rates = [
             rate
             for operation in ("read", "write")
-            for rate in files.rates(files.read(self._file(f"blkio.throttle.{operation}_bps_device"))).values()
+            for rate in files.rates(files.value(self._file(f"blkio.throttle.{operation}_bps_device"))).values()
         ]
         return Limits(
             cpu_percent=quota_us // _CPU_PERCENT_US,
-            cpu_cores=parse_cpu_list(files.read(self._file("cpuset.cpus")))
+            cpu_cores=parse_cpu_list(files.value(self._file("cpuset.cpus")))
             if "cpuset" in self._by_controller
             else None,
             memory_bytes=0 if memory_bytes >= _UNLIMITED_MEMORY_BYTES else memory_bytes,
             io_bytes_per_second=min(rates, default=0),
-            max_processes=files.number(files.read(self._file("pids.max"))),
+            max_processes=files.number(files.value(self._file("pids.max"))),
         )
 
     def _read_usage(self) -> CgroupUsage:
         user_seconds, system_seconds = self._cpu_seconds()
         moved = {"Read": 0, "Write": 0}
-        for device, operation, count in files.operations(files.read(self._file("blkio.throttle.io_service_bytes"))):
+        for device, operation, count in files.operations(files.value(self._file("blkio.throttle.io_service_bytes"))):
             if operation in moved and not is_stacked(device):
                 moved[operation] += count
         return CgroupUsage(
             cpu_user_seconds=user_seconds,
             cpu_system_seconds=system_seconds,
-            peak_memory_bytes=int(files.read(self._file("memory.max_usage_in_bytes"))),
+            peak_memory_bytes=int(files.value(self._file("memory.max_usage_in_bytes"))),
             io_read_bytes=moved["Read"],
             io_write_bytes=moved["Write"],
-            oom_kills=job.oom_kills(files.read(self._file("memory.oom_control"))),
+            oom_kills=job.oom_kills(files.value(self._file("memory.oom_control"))),
         )
 
     def _cpu_seconds(self) -> tuple[float, float]:
         """cpuacct.usage is exact to the nanosecond, its parts are counted in ticks: they only divide the sum."""
-        total_ns = int(files.read(self._file("cpuacct.usage")))
-        user_ns = int(files.read(self._file("cpuacct.usage_user")))
-        system_ns = int(files.read(self._file("cpuacct.usage_sys")))
+        total_ns = int(files.value(self._file("cpuacct.usage")))
+        user_ns = int(files.value(self._file("cpuacct.usage_user")))
+        system_ns = int(files.value(self._file("cpuacct.usage_sys")))
         ticked_ns = user_ns + system_ns
         exact_user_ns = total_ns * user_ns / ticked_ns if ticked_ns else total_ns
         return exact_user_ns / 1e9, (total_ns - exact_user_ns) / 1e9

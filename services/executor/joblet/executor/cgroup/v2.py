@@ -171,27 +171,27 @@ class V2Job(job.LeafJob):
         return f"{self._directory}/{name}"
 
     def _read_limits(self) -> Limits:
-        quota_us, period_us = files.read(self._file("cpu.max")).split()
+        quota_us, period_us = files.value(self._file("cpu.max")).split()
         cpuset = self._file("cpuset.cpus")
         cores = files.read(cpuset).strip() if Path(cpuset).exists() else ""
         rates = [
             files.number(values[key])
-            for values in files.by_device(files.read(self._file("io.max"))).values()
+            for values in files.by_device(files.value(self._file("io.max"))).values()
             for key in ("rbps", "wbps")
         ]
         return Limits(
             cpu_percent=files.number(quota_us) * 100 // int(period_us),
             cpu_cores=parse_cpu_list(cores) if cores else None,
-            memory_bytes=files.number(files.read(self._file("memory.max"))),
+            memory_bytes=files.number(files.value(self._file("memory.max"))),
             io_bytes_per_second=min(rates, default=0),
-            max_processes=files.number(files.read(self._file("pids.max"))),
+            max_processes=files.number(files.value(self._file("pids.max"))),
         )
 
     def _read_usage(self) -> CgroupUsage:
-        cpu = files.keyed(files.read(self._file("cpu.stat")))
+        cpu = files.keyed(files.value(self._file("cpu.stat")))
         moved = [
             values
-            for device, values in files.by_device(files.read(self._file("io.stat"))).items()
+            for device, values in files.by_device(files.value(self._file("io.stat"))).items()
             if values and not is_stacked(device)
         ]
         return CgroupUsage(
@@ -200,12 +200,12 @@ class V2Job(job.LeafJob):
             peak_memory_bytes=self._peak_memory_bytes(),
             io_read_bytes=sum(int(values["rbytes"]) for values in moved),
             io_write_bytes=sum(int(values["wbytes"]) for values in moved),
-            oom_kills=job.oom_kills(files.read(self._file("memory.events"))),
+            oom_kills=job.oom_kills(files.value(self._file("memory.events"))),
         )
 
     def _peak_memory_bytes(self) -> int | None:
         try:
-            return int(files.read(self._file("memory.peak")))
+            return int(files.value(self._file("memory.peak")))
         except FileNotFoundError:
             return None  # before 5.19
 
