@@ -40,7 +40,7 @@ static const struct spec_header *limits;
 static char *const *patterns;
 static char path[PATH_BYTES];
 static size_t path_size;
-static uint64_t kept_files, kept_bytes, visited, left_out;
+static uint64_t kept_files, kept_bytes, visited, left_out; /* bytes: of the result, names included */
 static int64_t result_bytes;
 static char report[REPORT_BYTES];
 static size_t report_size;
@@ -82,16 +82,27 @@ static long write_header(uint32_t kind, const struct stat *status, uint64_t size
     return write_all(bytes, sizeof entry + path_size + 1);
 }
 
+/* A job may give its files any time; the nearest that there is in nanoseconds. */
 static int64_t mtime_of(const struct stat *status)
 {
-    return status->st_mtim.tv_sec * INT64_C(1000000000) + status->st_mtim.tv_nsec;
+    const int64_t second = 1000000000, most = INT64_MAX / second - 1;
+    int64_t seconds = status->st_mtim.tv_sec;
+    seconds = seconds > most ? most : seconds < -most ? -most : seconds;
+    return seconds * second + status->st_mtim.tv_nsec;
 }
 
 /* The result ends at `size` again: half an entry is none. */
 static void cut(int64_t size)
 {
-    sys(SYS_ftruncate, FD_RESULT, size);
-    sys(SYS_lseek, FD_RESULT, size, SEEK_SET);
+    need(STAGE_SUPERVISE, sys(SYS_ftruncate, FD_RESULT, size), "ftruncate");
+    need(STAGE_SUPERVISE, sys(SYS_lseek, FD_RESULT, size, SEEK_SET), "lseek");
+}
+
+/* A directory stands in the result twice. */
+static uint64_t bytes_of(uint32_t kind, uint64_t size)
+{
+    const uint64_t name = sizeof(struct tree_entry) + path_size + 1;
+    return kind == UPLOAD_DIRECTORY ? 2 * name : name + size;
 }
 
 static int has_room(uint64_t bytes)
@@ -122,9 +133,10 @@ static int add(uint32_t kind, const struct stat *status, uint64_t size, long (*c
 
 static int keep(uint32_t kind, const struct stat *status, uint64_t size, long (*copy)(long from, uint64_t size), long from)
 {
-    if (!has_room(size) || !add(kind, status, size, copy, from))
+    const uint64_t bytes = bytes_of(kind, size);
+    if (!has_room(bytes) || !add(kind, status, size, copy, from))
         return 0;
-    kept_bytes += size;
+    kept_bytes += bytes;
     kept_files++;
     return 1;
 }
@@ -159,7 +171,7 @@ static long open_plain(long directory, const char *name, uint64_t flags)
 
 static void keep_file(long directory, const char *name, const struct stat *status)
 {
-    if (!has_room((uint64_t)status->st_size))
+    if (!has_room(bytes_of(UPLOAD_FILE, (uint64_t)status->st_size)))
         return; /* before a huge file is even opened */
     const long fd = open_plain(directory, name, 0);
     if (fd < 0) {

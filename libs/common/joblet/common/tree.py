@@ -180,6 +180,8 @@ def _read(archive: BinaryIO, at: int) -> Entry:
     mode, kind, size, mtime_ns, length = _HEADER.unpack(fixed)
     if kind not in Kind.__members__.values() or length > MAX_PATH_BYTES:
         raise InvalidArgument(f"not a tree: an entry of kind {kind} with a path of {length} bytes")
+    if kind == Kind.LINK and size > MAX_PATH_BYTES:  # it is read at once
+        raise InvalidArgument(f"not a tree: a link with a target of {size} bytes")
     path = archive.read(length + 1)
     if len(path) != length + 1 or path[-1] != 0:
         raise InvalidArgument("not a tree: a path is cut short")

@@ -204,6 +204,31 @@ HARDENING: Final[tuple[Mutation, ...]] = (
     take("no Landlock", "command.c", "long landlock_error = restrict_by_landlock(header->flags);",
          "(void)restrict_by_landlock; long landlock_error = 0;", host_network=True),
     take("no seccomp", "command.c", "    seccomp_load(header->profile);\n", ""),
+    # collect.c
+    without("outputs in init's user namespace", "collect.c", "STAGE_USERNS", "SYS_setns"),
+    without("outputs with the groups of init", "collect.c", "STAGE_CREDENTIALS", "SYS_setgroups"),
+    without("outputs as init's gid", "collect.c", "STAGE_CREDENTIALS", "SYS_setresgid"),
+    without("outputs as init's uid", "collect.c", "STAGE_CREDENTIALS", "SYS_setresuid"),
+    without("outputs with every capability", "collect.c", "STAGE_CREDENTIALS", "SYS_capset"),
+    without("outputs with init's descriptors", "collect.c", "STAGE_SUPERVISE", "SYS_close_range"),
+    take("outputs without seccomp", "collect.c", "    seccomp_load(PROFILE_DEFAULT);\n"),
+    take("outputs for ever", "collect.c", "        if (left <= 0)\n            break;\n"),
+    take("outputs by what links lead to", "collect.c", "&status, AT_SYMLINK_NOFOLLOW)", "&status, 0)"),
+    Mutation("outputs through links", (
+        Edit("collect.c", "flags | O_RDONLY | O_NOFOLLOW | O_NONBLOCK", "flags | O_RDONLY | O_NONBLOCK"),
+        Edit("collect.c", "RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV", "0"),
+    )),
+    take("outputs of any kind", "collect.c", "else if (S_ISREG(status.st_mode))", "else if (!S_ISLNK(status.st_mode))"),
+    take("outputs waited for", "collect.c", "O_NOFOLLOW | O_NONBLOCK | O_NOCTTY", "O_NOFOLLOW | O_NOCTTY"),
+    take("outputs with set-uid bits", "collect.c", "status->st_mode & 0777", "status->st_mode & 07777"),
+    take("any number of outputs", "collect.c", "kept_files >= limits->output_files", "0"),
+    take("outputs of any size", "collect.c",
+         "bytes > limits->output_bytes || kept_bytes > limits->output_bytes - bytes", "0"),
+    take("outputs at any depth", "collect.c", "depth == MOST_DEPTH", "0"),
+    take("outputs with any path", "collect.c", "before + length + 2 > sizeof path", "0"),
+    take("any number of outputs left out", "collect.c", "report_size + why_size + path_size + 1 > sizeof report", "0"),
+    take("any number of names looked at", "collect.c", "++visited > MOST_VISITED", "0"),
+    take("outputs that others may read", "collect.c", "O_NOFOLLOW | O_CLOEXEC, 0600", "O_NOFOLLOW | O_CLOEXEC, 0666"),
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ import pytest
 from joblet.executor import launch, procmasks, syscalls
 from joblet.executor.attest import AttestationFailed
 from joblet.executor.careless_for_tests import EXTRA_GROUP, INHERITABLE, allow_nested, careless
+from joblet.executor.collecting_for_tests import CHECKS
 from joblet.executor.hardening_for_tests import HARDENING, Mutation, Workshop, mutated, named
 from joblet.executor.job import Network
 from joblet.executor.jobinit_for_tests import Failed, Job, errno_of, unlimited
@@ -95,6 +96,7 @@ class Unseen:
 
 AFTER_GO = "init gives it up beside the waiting command, and nobody waits for that; nothing of the job runs before"
 BY_A_TRICK = "makes a difference only for a job whose working directory is a trick"
+AT_THE_END = "is about what is done when the job has ended"
 INSIDE = "only a process in the namespace can ask for it"
 
 
@@ -172,6 +174,13 @@ def abstract_sockets_closed(job: Job) -> bool:
         return job.run(job.spec("python3", "-ISc", code, flags=LaunchFlag.LANDLOCK)).record.exit_code != 0
 
 
+# What hides the effect of a line of collect.c.
+BESIDES = {
+    "outputs with the groups of init": ("groups of init",),
+    "outputs by what links lead to": ("outputs through links",),
+    "outputs through links": ("outputs by what links lead to",),
+    "outputs waited for": ("outputs of any kind",),
+}
 UNSEEN = {
     "host name": Unseen(INSIDE, lambda job: says("hostname")(job) == "jbtest"),
     "domain name": Unseen(INSIDE, lambda job: says("cat /proc/sys/kernel/domainname")(job) == "(none)"),
@@ -200,6 +209,7 @@ UNSEEN = {
         BY_A_TRICK, no_descriptor_as_working_directory, besides=(OPEN_TOO_LONG,)
     ),
     "no Landlock": Unseen("/proc tells nothing of Landlock domains", abstract_sockets_closed),
+    **{name: Unseen(AT_THE_END, holds, tuple(map(named, BESIDES.get(name, ())))) for name, holds in CHECKS.items()},
 }  # fmt: skip
 
 
@@ -216,6 +226,7 @@ TWICE = {
     "groups of the command": Twice("groups of init", f"Groups is 0 {EXTRA_GROUP}"),
 }
 IMPLIED = {
+    "any number of names looked at": "a tmpfs has a quarter as many (nr_inodes, which counts every link)",
     "ambient set": "entering a user namespace clears it (kernel/user_namespace.c, set_cred_user_ns)",
 }
 

@@ -32,6 +32,9 @@ PARTIAL: Final = "outputs.tmp"
 EXPECTED: Final = "outputs.expected"
 _MARKS: Final = frozenset({WHOLE, PARTIAL, EXPECTED})
 PAGE_FILES: Final = 1000
+PAGE_BYTES: Final = 1 << 20
+"""About; a message of the public API has room for it."""
+_ENTRIES_AT_ONCE: Final = 200  # looked at before others of the event loop have their turn
 _FOOTER_BYTES: Final = 8  # behind END: where it begins
 _SHOWN: Final = 3
 
@@ -139,15 +142,21 @@ class Outputs:
 
     def sweep(self) -> None:
         """Removes what is too old, then the oldest of what is too much."""
-        found = sorted(
-            (entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self._directory)
-        )
+        found = sorted(self._kept())
         room = self._limits.total_bytes - sum(size for _, size, _ in found)
         oldest = time.time() - self._limits.age_seconds
         for mtime, size, path in found:
             if mtime < oldest or room < 0:
                 Path(path).unlink(missing_ok=True)
                 room += size
+
+    def _kept(self) -> Iterator[tuple[float, int, str]]:
+        """Time, size and path; what goes meanwhile is passed over."""
+        with os.scandir(self._directory) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat()
+                    yield status.st_mtime, status.st_size, entry.path
 
     def remove(self, job_id: str) -> None:
         self._path(job_id).unlink(missing_ok=True)
@@ -164,18 +173,19 @@ class Outputs:
         """Raises NotFound when nothing is kept, InvalidArgument for a bad token."""
         if token and not (token.isascii() and token.isdigit() and len(token) < 19):
             raise InvalidArgument("invalid pageToken: expected the nextPageToken of an earlier page", field="pageToken")
-        answer, end = job_pb2.ListJobOutputsRes(), 0
+        answer, end, room = job_pb2.ListJobOutputsRes(), 0, PAGE_BYTES
         with self._open(job_id) as archive:
             for entry in _things(archive, int(token or 0)):
-                if len(answer.files) == PAGE_FILES:
+                if len(answer.files) == PAGE_FILES or room <= 0:
                     answer.nextPageToken = str(end)
                     break
                 end = entry.end
-                answer.files.add(
+                file = answer.files.add(
                     path=_text(entry.path), mode=entry.mode, size=entry.size if entry.kind is Kind.FILE else 0,
                     isDirectory=entry.kind is Kind.DIRECTORY, mtimeNs=entry.mtime_ns,
                     linkTarget=_text(_content(archive, entry)) if entry.kind is Kind.LINK else "",
                 )  # fmt: skip
+                room -= file.ByteSize()
         return answer
 
     async def read(self, job_id: str, path: str) -> AsyncIterator[job_pb2.OutputChunk]:
@@ -183,7 +193,9 @@ class Outputs:
         wanted = os.fsencode(path.rstrip("/"))
         found = not wanted
         with self._open(job_id) as archive:
-            for entry in _things(archive, 0):
+            for number, entry in enumerate(_things(archive, 0)):
+                if number % _ENTRIES_AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 if wanted and entry.path != wanted and not entry.path.startswith(wanted + b"/"):
                     continue
                 found = True
@@ -244,10 +256,12 @@ def _text(path: bytes) -> str:
 
 
 def _missing(archive: BinaryIO) -> str:
-    """What END says, in words; empty when nothing is missing."""
+    """What END says, in words; empty when nothing is missing. Raises ValueError when there is no END."""
     size = archive.seek(0, os.SEEK_END)
     begins = int.from_bytes(os.pread(archive.fileno(), _FOOTER_BYTES, size - _FOOTER_BYTES), "little")
-    end = next(tree.entries(archive, begins))
+    end = next(tree.entries(archive, begins), None)
+    if end is None or end.kind is not Kind.END:
+        raise InvalidArgument("not a tree of outputs: it has no end")
     if end.mtime_ns == 0:
         return ""
     parts = _content(archive, end).split(b"\0")[:-1]

@@ -101,6 +101,65 @@ def test_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         kept.page(job_id, "x")
 
 
+def test_a_page_is_small_enough_for_a_message_whatever_the_names(tmp_path: Path) -> None:
+    kept, job_id = store(tmp_path), new_job_id()
+    names = [b"%04d/" % n + b"\xff" * 4000 for n in range(300)]
+    body = tree.MAGIC + b"".join(tree.header(Entry(name, Kind.LINK, 0o777, 4095)) + b"t" * 4095 for name in names)
+    kept.take(job_id, left_by_init(tmp_path, WHOLE, body + end(at=len(body))))
+    token, listed = "", 0
+    while page := kept.page(job_id, token):
+        assert page.ByteSize() < outputs.PAGE_BYTES + 64 * 1024
+        listed, token = listed + len(page.files), page.nextPageToken
+        if not token:
+            break
+    assert listed == len(names)
+
+
+def test_a_token_into_the_middle_of_a_file_gets_no_more_than_a_message(tmp_path: Path) -> None:
+    """Where a job has put what looks like a link with a huge target."""
+    kept, job_id = store(tmp_path), new_job_id()
+    forged = tree.header(Entry(b"x", Kind.LINK, 0o777, 8 << 20))
+    content = forged + bytes(9 << 20)
+    body = tree.MAGIC + tree.header(Entry(b"f", Kind.FILE, 0o600, len(content))) + content
+    kept.take(job_id, left_by_init(tmp_path, WHOLE, body + end(at=len(body))))
+    with pytest.raises(InvalidArgument, match="a link with a target of"):
+        kept.page(job_id, str(body.index(forged)))
+
+
+def test_one_file_of_many_is_found_without_keeping_others_from_their_turn(tmp_path: Path) -> None:
+    kept, job_id = store(tmp_path), new_job_id()
+    body = tree.MAGIC + b"".join(tree.header(Entry(b"%d" % n, Kind.FILE, 0o600)) for n in range(5000))
+    kept.take(job_id, left_by_init(tmp_path, WHOLE, body + end(at=len(body))))
+
+    async def turns() -> int:
+        number = 0
+        done = asyncio.Event()
+
+        async def others() -> None:
+            nonlocal number
+            while not done.is_set():
+                number += 1
+                await asyncio.sleep(0)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(others())
+            assert [chunk.path async for chunk in kept.read(job_id, "4999")] == ["4999"]
+            done.set()
+        return number
+
+    assert asyncio.run(turns()) >= 5000 // 200
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    for content in (
+        archive()[:-8] + bytes(8),
+        archive() + len(archive() + bytes(8)).to_bytes(8, "little"),
+        b"JBTREE1\n",
+    ):
+        with pytest.raises((ValueError, OSError)):
+            store(tmp_path).take(new_job_id(), left_by_init(tmp_path, WHOLE, content))
+
+
 def test_nothing_kept(tmp_path: Path) -> None:
     kept = store(tmp_path)
     with pytest.raises(NotFound, match="no outputs are kept"):

@@ -279,6 +279,9 @@ class Supervisor:
         except OSError as error:
             _log.error("outputs cannot be kept", jobId=self.job_id, error=error)
             missing = f"outputs are lost: {error.strerror}"
+        except ValueError as error:  # nothing that a job can bring about, but a disk can
+            _log.error("outputs are damaged", jobId=self.job_id, error=error)
+            missing = f"outputs are damaged: {error}"
         return replace(outcome, message="; ".join(text for text in (outcome.message, missing) if text))
 
     def _started_untold(self, record: ExitRecord | None) -> Started | None:
