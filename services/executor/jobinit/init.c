@@ -151,8 +151,8 @@ _Noreturn void init(struct spec *spec)
     if (header->flags & LAUNCH_PREPARED) {
         order_await(spec);
         need(STAGE_RECORD, record_prepare(), "preallocate exit.tmp");
+        rootfs_resize_memory(spec);
     }
-    rootfs_mount_memory(spec);
     long pid = fork_command(header);
     if (pid == 0)
         command(spec);

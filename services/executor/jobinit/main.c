@@ -13,7 +13,8 @@
  *           7. takes the space of the exit record, since at the end the disk may be full.
  *           8. mounts /proc (only possible inside the pid namespace), masks it, mounts what the job may write to.
  *           9. lo, host name, resource limits (raising them needs privileges that the command will not have).
- *          10. makes the output pipe; prepared ahead, it waits here for its job (order.c) and does 7 after that. Forks the command, closes everything the loop does not use, keeps only CAP_KILL.
+ *          10. makes the output pipe; prepared ahead, it waits here for its job (order.c), does 7 after that and gives
+ *              /dev/shm its size. Forks the command, closes everything the loop does not use, keeps only CAP_KILL.
  *          11. supervises: output, children, timeout, OOM, TERM; see supervise.c for the end.
  *  command 12. joins the job's cgroup before anything of the job costs memory; then its own cgroup namespace, so that
  *              the job's leaf is what it sees as root.

@@ -84,10 +84,17 @@ void rootfs_mount(const struct spec *spec)
     mount_devpts(header);
     mount_tmpfs("/tmp", header->tmp_bytes, header->tmpfs_inodes, ",mode=1777");
     mount_work(header);
+    mount_tmpfs("/dev/shm", spec->header.shm_bytes, spec->header.tmpfs_inodes, ",mode=1777");
     need(STAGE_MOUNT, sys(SYS_chdir, "/"), "chdir /");
 }
 
-void rootfs_mount_memory(const struct spec *spec)
+/* /dev/shm is as large as the job's memory, which an init prepared ahead learns with its order. */
+void rootfs_resize_memory(const struct spec *spec)
 {
-    mount_tmpfs("/dev/shm", spec->header.shm_bytes, spec->header.tmpfs_inodes, ",mode=1777");
+    char options[64], *at = options;
+    const char *end = options + sizeof options - 1;
+    at = text_append(at, end, "size=");
+    number_append(at, end, spec->header.shm_bytes);
+    const unsigned long flags = MS_REMOUNT | MS_NOSUID | MS_NODEV;
+    need(STAGE_MOUNT, sys(SYS_mount, NULL, "/dev/shm", NULL, flags, options), "size of /dev/shm");
 }

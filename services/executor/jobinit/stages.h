@@ -43,8 +43,8 @@ static inline long need(uint32_t stage, long result, const char *detail)
 /* main.c, init.c, rootfs.c, command.c, seccomp.c */
 _Noreturn void outer(void);
 _Noreturn void init(struct spec *spec);
-void rootfs_mount(const struct spec *spec);       /* all but /dev/shm */
-void rootfs_mount_memory(const struct spec *spec); /* /dev/shm, whose size is the job's memory */
+void rootfs_mount(const struct spec *spec);
+void rootfs_resize_memory(const struct spec *spec); /* /dev/shm, mounted before the job was known */
 void order_await(struct spec *spec);               /* order.c: replaces the spec and the descriptors */
 _Noreturn void command(const struct spec *spec);
 void uploads_write(const struct spec *spec); /* upload.c: as the job's user */

@@ -329,6 +329,26 @@ def test_only_gateways_may_ask(node: NodeProcesses) -> None:
     asyncio.run(scenario())
 
 
+def settle(node: NodeProcesses) -> None:
+    """Until only the inits prepared for later jobs are there, of both networks: none on cgroup v2."""
+    prepared = reserve.MOST if detect("jbtest").version == 1 else 0
+
+    def children() -> int:
+        return len(Path(f"/proc/{node.executor.pid}/task/{node.executor.pid}/children").read_text().split())
+
+    wait_until(lambda: children() == prepared, lambda: f"{children()} children")
+
+
+@pytest.mark.parametrize("memory_bytes", [32 * MIB, 100 * MIB])
+def test_shared_memory_is_the_jobs_in_an_init_prepared_before_it(node: NodeProcesses, memory_bytes: int) -> None:
+    ran(node, spec("true"))
+    ran(node, spec("true", network="host"))
+    settle(node)
+    shown = "stat -f -c '%b %S %c' /dev/shm; stat -c %a /dev/shm; echo x > /dev/shm/file && cat /dev/shm/file"
+    _, output = ran(node, spec("sh", "-c", shown, memory_bytes=memory_bytes))
+    assert output.decode() == f"{memory_bytes // 4096} 4096 {1 << 18}\n1777\nx\n"
+
+
 def test_jobs_leave_no_descriptor_and_no_process(node: NodeProcesses) -> None:
     def descriptors() -> list[str]:
         """All but TCP connections, which are the test's and closed some time later."""
@@ -342,20 +362,12 @@ def test_jobs_leave_no_descriptor_and_no_process(node: NodeProcesses) -> None:
         # The sockets of prepared inits are others each time.
         return sorted("socket" if name.startswith("socket:[") else name for name in kept)
 
-    def children() -> int:
-        return len(Path(f"/proc/{node.executor.pid}/task/{node.executor.pid}/children").read_text().split())
-
-    def settle() -> None:
-        """Until only the inits prepared for later jobs are there: none on cgroup v2."""
-        prepared = reserve.MOST if detect("jbtest").version == 1 else 0
-        wait_until(lambda: children() == prepared, lambda: f"{children()} children")
-
     ran(node, spec("true"))
     ran(node, spec("true", network="host"))
-    settle()
+    settle(node)
     before = descriptors()
     for _ in range(5):
         ran(node, spec("true"))
         ran(node, spec("invalid-command"))
-    settle()
+    settle(node)
     wait_until(lambda: descriptors() == before, lambda: f"{descriptors()} instead of {before}")
