@@ -32,6 +32,7 @@ class Case:
     also_off: frozenset[str]
     network: str
     work_dir: str
+    outputs: tuple[str, ...]
     arguments: tuple[str, ...]
     absent: frozenset[str]
     gap: str
@@ -61,14 +62,14 @@ def cases() -> tuple[Case, ...]:
 
 
 def _case(name: str, row: dict[str, object]) -> Case:
-    known = {"program", "stopped_by", "also_off", "network", "work_dir", "arguments", "absent", "gap"}
+    known = {"program", "stopped_by", "also_off", "network", "work_dir", "outputs", "arguments", "absent", "gap"}
     assert row.keys() <= known, f"{name}: {row.keys() - known}"
     program = str(row.get("program", name))
     tries, must, see = head(program)
     return Case(
         name, program, _texts(row, "stopped_by"), frozenset(_texts(row, "also_off")), str(row.get("network", "none")),
-        str(row.get("work_dir", "")), _texts(row, "arguments"), frozenset(_texts(row, "absent")),
-        str(row.get("gap", "")), tries, frozenset(must.split()), see,
+        str(row.get("work_dir", "")), _texts(row, "outputs"), _texts(row, "arguments"),
+        frozenset(_texts(row, "absent")), str(row.get("gap", "")), tries, frozenset(must.split()), see,
     )  # fmt: skip
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 from escape_corpus import BUILD, Case, build, cases
-from escape_world import world
+from escape_world import MARK, world
 from local_system import REPOSITORY, LocalSystem, local_system
 from vitals import channel
 
 from joblet.api import job_pb2_grpc
-from joblet.api.job_pb2 import FileUpload, GetJobLogsReq, GetJobStatusReq, RunJobReq, WaitJobReq
+from joblet.api.job_pb2 import FileUpload, GetJobLogsReq, GetJobOutputReq, GetJobStatusReq, RunJobReq, WaitJobReq
 
 pytestmark = pytest.mark.root
 
@@ -32,6 +32,7 @@ PAGE = REPOSITORY / "docs/security.md"
 COLUMNS = 7
 NOT_TRIED = "-"
 CGROUP_2 = Path("/sys/fs/cgroup/cgroup.controllers")
+CUT_OFF = "collecting was cut off"
 SHARED_SOCKETS = "abstract unix sockets"
 
 
@@ -73,14 +74,27 @@ def as_jobs(system: LocalSystem, programs: Path, objects: Mapping[str, str]) -> 
 def run(stub: job_pb2_grpc.JobServiceStub, case: Case, programs: Path, objects: Mapping[str, str]) -> Outcome:
     command, *arguments = case.argv("/work", objects)
     request = RunJobReq(
-        command=command, args=arguments, network=case.network, workDir=case.work_dir,
+        command=command, args=arguments, network=case.network, workDir=case.work_dir, outputs=case.outputs,
         uploads=[FileUpload(path="escape", isDirectory=True), *uploads(case.program, programs)],
     )  # fmt: skip
     job_id = stub.RunJob(request, timeout=CALL_SECONDS).job.uuid
     chunks = stub.GetJobLogs(GetJobLogsReq(uuid=job_id), timeout=CALL_SECONDS)
     output = b"".join(chunk.payload for chunk in chunks).decode(errors="replace")
     ended = stub.GetJobStatus(GetJobStatusReq(uuid=job_id), timeout=CALL_SECONDS)
+    if case.outputs:
+        parts = stub.GetJobOutput(GetJobOutputReq(uuid=job_id), timeout=CALL_SECONDS)
+        output += kept(
+            case, b"".join(part.payload for part in parts).decode(errors="replace"), CUT_OFF in ended.message
+        )
     return said(output, f"{ended.reason} {ended.message}".strip())
+
+
+def kept(case: Case, contents: str, cut_off: bool) -> str:
+    """What outputs add to what their program has said: that the trick worked after all, when it did. One that is after
+    no file is after the time."""
+    if MARK in contents or (cut_off and not case.arguments):
+        return "reached what was kept\n" if MARK in contents else "reached the end of the time for collecting\n"
+    return "stopped cut-off collecting\n" if cut_off else ""
 
 
 def uploads(program: str, programs: Path) -> Iterator[FileUpload]:
@@ -99,6 +113,7 @@ def without_protection(programs: Path, objects: Mapping[str, str]) -> dict[tuple
             "without": sorted(without),
             "network": case.network,
             "work_dir": case.work_dir or "/opt",
+            "outputs": list(case.outputs),
         }
         for case, without in wanted
     ]
@@ -110,7 +125,7 @@ def without_protection(programs: Path, objects: Mapping[str, str]) -> dict[tuple
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     return {
-        (case.name, without): said(answer["output"], answer["end"])
+        (case.name, without): said(answer["output"] + kept(case, answer["kept"], answer["cut_off"]), answer["end"])
         for (case, without), answer in zip(wanted, answers, strict=True)
     }
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from local_system import LocalSystem, wait_for
 
+MARK = "the machine's"
+"""What the files of the machine say that a job must not get at."""
 CANARY = "jbtest-canary-5b1e"
 NEIGHBOUR_FILE = "jbtest-neighbour"
 _IPC_CREAT, _IPC_RMID = 0o1000, 0
@@ -27,11 +29,11 @@ def world(system: LocalSystem, programs: Path) -> Iterator[Mapping[str, str]]:
     with ExitStack() as stack:
         shown = _directory("/usr/local/lib", stack)  # jobs see it
         tag = shown.name
-        (shown / "file").write_text("the machine's\n")
+        (shown / "file").write_text(f"{MARK}\n")
         shutil.copy(programs / "set_uid", shown)
         (shown / "set_uid").chmod(0o4755)
         hidden = _directory("/var", stack)
-        (hidden / "marker").write_text("the machine's\n")
+        (hidden / "marker").write_text(f"{MARK}\n")
         job_socket = f"{tag}-job"
         neighbour = _neighbour(system, job_socket, stack)
         names = {

@@ -5,8 +5,9 @@ A program for tests, since the namespaces it makes need a process with a single 
     python -m joblet.executor.unprotected_for_tests PROGRAMS WORKSHOP < requests > answers
 
 PROGRAMS is the directory that jobs see as /opt/escape, WORKSHOP one for compiled jobinits. A request is a line of JSON:
-{"argv": [...], "without": [names of PROTECTIONS], "network": "none" or "host", "work_dir": path}; its answer is a line
-of JSON: the job's output and what ended it. There is no attestation here. The process is a careless executor, see
+{"argv": [...], "without": [names of PROTECTIONS], "network": "none" or "host", "work_dir": path, "outputs": [globs]}.
+Its answer is a line of JSON: the job's output, what ended it, the contents of what was kept of its /work and whether
+collecting that was cut off. There is no attestation here. The process is a careless executor, see
 `careless_for_tests`.
 """
 
@@ -22,9 +23,11 @@ from typing import Any, Final
 
 from joblet.executor import rootplan, syscalls
 from joblet.executor.careless_for_tests import allow_nested, careless
+from joblet.executor.collecting_for_tests import collected
 from joblet.executor.hardening_for_tests import Edit, Mutation, Workshop, named
-from joblet.executor.jobinit_for_tests import Failed, Job, Node, errno_of, node, unlimited
-from joblet.executor.jobspec import LaunchFlag, Stage
+from joblet.executor.jobinit_for_tests import MIB, Failed, Job, Node, errno_of, node, unlimited
+from joblet.executor.jobspec import LaunchFlag, LaunchSpec, Stage
+from joblet.executor.outputs import PARTIAL
 from joblet.executor.rootplan import Device, Directory, Operation, ReadOnlyBind
 from joblet.executor.template import build_template
 
@@ -52,6 +55,19 @@ PROTECTIONS: Final = {
     "no_new_privs": Protection(("privileges to be gained",)),
     "masks in /proc": Protection(("masks of files not made",)),
     "read-only /proc/sys": Protection(("/proc/sys can be written",)),
+    "no links followed to outputs": Protection(("outputs by what links lead to", "outputs through links")),
+    "descriptors closed before collecting": Protection(("outputs with init's descriptors",)),
+    "collecting as the job's user": Protection(
+        (
+            "outputs in init's user namespace",
+            "outputs with the groups of init",
+            "outputs as init's gid",
+            "outputs as init's uid",
+            "outputs with every capability",
+        )
+    ),  # fmt: skip
+    "only files as outputs": Protection(("outputs of any kind",)),
+    "no waiting for outputs": Protection(("outputs waited for",)),
     "descriptors closed in time": Protection(("descriptors open while paths are followed",)),
     "no magic links": Protection(("links of /proc to a working directory",)),
     "closed descriptors": Protection(("descriptors of the launch", "descriptors nobody told of", "the spec")),
@@ -73,6 +89,7 @@ _AS_ROOT: Final = Mutation(
     ),
 )
 _OF_THE_ROOT: Final = frozenset({"root of its own", "read-only system", "nosuid", "devices of its own"})
+_COLLECTING_MS: Final = 2000
 _PROGRAMS_IN_JOB: Final = "opt/escape"
 
 
@@ -94,6 +111,7 @@ class Request:
     without: frozenset[str]
     network: str
     work_dir: str
+    outputs: tuple[str, ...]
 
 
 class Bench:
@@ -119,12 +137,17 @@ class Bench:
         )
         with self._job(ground) as job:
             try:
-                ended = job.run(job.spec(*request.argv, workdir=request.work_dir, flags=_flags(job, request)))
+                ended = job.run(_spec(job, request))
             except Failed as failed:
+                told = str(failed)
                 if failed.told.stage is Stage.WORKDIR:
-                    return {"output": f"stopped {errno_of(failed)} {request.work_dir}", "end": "not started"}
-                return {"output": str(failed), "end": "not started"}
-            return {"output": ended.output.decode(errors="replace"), "end": ended.record.reason.name.lower()}
+                    told = f"stopped {errno_of(failed)} {request.work_dir}"
+                return {"output": told, "end": "not started", "kept": "", "cut_off": False}
+            kept = b"".join(content for _, content in collected(job).values())
+            return {
+                "output": ended.output.decode(errors="replace"), "end": ended.record.reason.name.lower(),
+                "kept": kept.decode(errors="replace"), "cut_off": (job.directory / PARTIAL).exists(),
+            }  # fmt: skip
 
     def _job(self, ground: Node) -> Job:
         """Its state directory and cgroups are as open as an ordinary umask leaves them."""
@@ -172,6 +195,13 @@ def _mutations(without: frozenset[str]) -> list[Mutation]:
     return [*lines, _AS_ROOT] if any(protection.root for protection in taken) else lines
 
 
+def _spec(job: Job, request: Request) -> LaunchSpec:
+    return job.spec(
+        *request.argv, workdir=request.work_dir, flags=_flags(job, request), outputs=request.outputs,
+        output_bytes=MIB, output_files=1000, output_ms=_COLLECTING_MS,
+    )  # fmt: skip
+
+
 def _flags(job: Job, request: Request) -> LaunchFlag:
     flags = LaunchFlag.NONE if job.cgroup.oom_event_fd is None else LaunchFlag.OOM_EVENT
     if request.network == "none" and "network namespace" not in request.without:
@@ -192,7 +222,13 @@ def main(programs: str, workshop: str) -> None:
     with bench(Path(programs), Path(workshop)) as made:
         for line in sys.stdin:
             asked = json.loads(line)
-            request = Request(tuple(asked["argv"]), frozenset(asked["without"]), asked["network"], asked["work_dir"])
+            request = Request(
+                tuple(asked["argv"]),
+                frozenset(asked["without"]),
+                asked["network"],
+                asked["work_dir"],
+                tuple(asked["outputs"]),
+            )
             print(json.dumps(made.run(request)), flush=True)
 
 
