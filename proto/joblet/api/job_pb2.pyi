@@ -1343,21 +1343,27 @@ class GetJobOutputReq(_message.Message):
     UUID_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     path: _builtins.str
     """a file, or a directory with everything in it; empty for all outputs"""
     attempt: _builtins.int
     """of a job that was retried: those of this attempt; 0 for the latest one"""
+    offset: _builtins.int
+    """Where to go on: `next` of the last chunk received, with the same path and attempt; 0 for the beginning. In the middle
+    of a file the first chunk goes on with its content.
+    """
     def __init__(
         self,
         *,
         uuid: _builtins.str = ...,
         path: _builtins.str = ...,
         attempt: _builtins.int = ...,
+        offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "path", b"path", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "offset", b"offset", "path", b"path", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1377,6 +1383,7 @@ class OutputChunk(_message.Message):
     LINKTARGET_FIELD_NUMBER: _builtins.int
     MTIMENS_FIELD_NUMBER: _builtins.int
     RAWPATH_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
     path: _builtins.str
     """relative to /work; what is not UTF-8 in it is escaped"""
@@ -1389,6 +1396,8 @@ class OutputChunk(_message.Message):
     mtimeNs: _builtins.int
     rawPath: _builtins.bytes
     """the path's bytes, when they are not UTF-8"""
+    next: _builtins.int
+    """GetJobOutputReq.offset for what comes behind this chunk"""
     def __init__(
         self,
         *,
@@ -1400,10 +1409,11 @@ class OutputChunk(_message.Message):
         linkTarget: _builtins.bytes = ...,
         mtimeNs: _builtins.int = ...,
         rawPath: _builtins.bytes = ...,
+        next: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["isDirectory", b"isDirectory", "linkTarget", b"linkTarget", "mode", b"mode", "mtimeNs", b"mtimeNs", "path", b"path", "payload", b"payload", "rawPath", b"rawPath", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["isDirectory", b"isDirectory", "linkTarget", b"linkTarget", "mode", b"mode", "mtimeNs", b"mtimeNs", "next", b"next", "path", b"path", "payload", b"payload", "rawPath", b"rawPath", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,8 +43,9 @@ Examples:
 def get(job_id: str, path: str, only_list: bool, directory: Path, attempt: int | None) -> None:
     """Fetch what was kept of a job's /work: what it declared with --output, once it has ended.
 
-    PATH is a file, or a directory with everything in it. Files that are here already are replaced. Of a job that was
-    retried, --list says which attempts have outputs.
+    PATH is a file, or a directory with everything in it. Files that are here already are replaced. When the gateway
+    goes away in the middle, fetching goes on where it broke off. Of a job that was retried, --list says which attempts
+    have outputs.
     """
     with connect() as client:
         if only_list:
@@ -65,7 +67,7 @@ def _list(client: "Client", job_id: str, path: str, attempt: int) -> None:
         show(output.json_list("files", files, {"attempt": first.attempt, "attempts": attempts}))
         return
     for line in output.attempts_with_outputs(first):
-        click.echo(line, err=True)
+        _say(line)
     show(map(output.kept_file, files))
 
 
@@ -84,21 +86,18 @@ def _files(first: "ListJobOutputsRes", others: "Iterator[ListJobOutputsRes]") ->
 
 
 def _fetch(client: "Client", job_id: str, path: str, directory: Path, attempt: int) -> None:
-    import grpc
-
     from joblet.api.job_pb2 import GetJobOutputReq
-    from rnx import treewrite
+    from rnx import fetching, treewrite
 
-    chunks = client.stream(lambda stub: stub.GetJobOutput, GetJobOutputReq(uuid=job_id, path=path, attempt=attempt))
-    try:
+    with closing(fetching.chunks(client, GetJobOutputReq(uuid=job_id, path=path, attempt=attempt), _say)) as chunks:
         if str(directory) == "-":
             treewrite.contents(chunks, sys.stdout.buffer)
             return
-        written = treewrite.write(chunks, directory, lambda text: click.echo(text, err=True))
-    except grpc.RpcError as error:
-        raise client.explained(error) from error
-    finally:
-        chunks.cancel()
-    click.echo(f"{written.count} files and directories written to {directory}", err=True)
+        written = treewrite.write(chunks, directory, _say)
+    _say(f"{written.count} files and directories written to {directory}")
     if written.refused:
         click.get_current_context().exit(1)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

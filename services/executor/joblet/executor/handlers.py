@@ -106,7 +106,7 @@ class JobsOfNode(ExecutorServiceServicer):
     async def ReadOutputs(
         self, request: job_pb2.GetJobOutputReq, context: "Context"
     ) -> AsyncIterator[job_pb2.OutputChunk]:
-        async for chunk in self._outputs.read(request.uuid, request.path):
+        async for chunk in self._outputs.read(request.uuid, request.path, request.offset):
             yield chunk
 
     async def ListOutputs(self, request: job_pb2.ListJobOutputsReq, context: "Context") -> job_pb2.ListJobOutputsRes:

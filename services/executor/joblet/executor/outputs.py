@@ -21,7 +21,7 @@ from typing import BinaryIO, Final
 from joblet.api import job_pb2
 from joblet.common import tree
 from joblet.common.contents import CHUNK_BYTES
-from joblet.common.errors import InvalidArgument, NotFound
+from joblet.common.errors import InvalidArgument, NotFound, OutOfRange
 from joblet.common.ids import is_job_id
 from joblet.common.tree import Entry, Kind
 from joblet.executor.job import Earlier
@@ -124,20 +124,23 @@ class Outputs:
         total_bytes, total_files = self._amount(job_id) if earlier else (0, 0)
         removed = []
         for attempt in sorted(earlier, key=lambda attempt: attempt.number, reverse=True):
-            if not self._path(attempt.job_id).exists():
+            try:
+                size, files = self._amount(attempt.job_id)
+            except NotFound:  # it had none, or has grown old
                 continue
-            size, files = self._amount(attempt.job_id)
             total_bytes, total_files = total_bytes + size, total_files + files
             if total_bytes > self._limits.one_bytes or total_files > self._limits.files:
                 removed.append(attempt.number)
         return tuple(sorted(removed))
 
     def _amount(self, job_id: str) -> tuple[int, int]:
-        """How many bytes and things are kept, as far as they can be read, counted as collect.c does."""
+        """How many bytes and things are kept, as far as they can be read, counted as collect.c does. Raises NotFound."""
         size = count = 0
         with self._open(job_id) as archive, contextlib.suppress(InvalidArgument):
-            for entry in _things(archive, 0):
-                size, count = size + entry.size, count + 1
+            for entry in tree.entries(archive):
+                if entry.kind is Kind.END:
+                    break
+                size, count = entry.end - len(tree.MAGIC), count + (entry.kind is not Kind.LEAVE)
         return size, count
 
     def sweep(self) -> None:
@@ -188,12 +191,18 @@ class Outputs:
                 room -= file.ByteSize()
         return answer
 
-    async def read(self, job_id: str, path: str) -> AsyncIterator[job_pb2.OutputChunk]:
-        """`path` and what is below it, or everything. Raises NotFound."""
+    async def read(self, job_id: str, path: str, offset: int = 0) -> AsyncIterator[job_pb2.OutputChunk]:
+        """`path` and what is below it, or everything, from the `next` of an earlier chunk on. Raises NotFound,
+        InvalidArgument and OutOfRange for an offset that no chunk has named."""
         wanted = os.fsencode(path.rstrip("/"))
-        found = not wanted
+        found = not wanted or offset > 0
         with self._open(job_id) as archive:
-            for number, entry in enumerate(_things(archive, 0)):
+            start = 0
+            if offset:
+                start, rest = await asyncio.to_thread(_going_on, archive, offset)
+                async for chunk in _pieces(archive, rest.start, rest.stop):
+                    yield chunk
+            for number, entry in enumerate(_things(archive, start)):
                 if number % _ENTRIES_AT_ONCE == 0:
                     await asyncio.sleep(0)
                 if wanted and entry.path != wanted and not entry.path.startswith(wanted + b"/"):
@@ -227,24 +236,48 @@ def _things(archive: BinaryIO, start: int) -> Iterator[Entry]:
             yield entry
 
 
+def _going_on(archive: BinaryIO, offset: int) -> tuple[int, range]:
+    """Where the entries begin that come behind `offset`, and what is left before that of the file it lies in."""
+    for entry in tree.entries(archive):
+        if entry.kind is Kind.END:
+            raise OutOfRange(f"offset {offset} is behind the end of the outputs")
+        if entry.end == offset:
+            return offset, range(0)
+        if entry.end > offset:
+            if entry.kind is Kind.FILE and offset >= entry.content:
+                return entry.end, range(offset, entry.end)
+            break
+    raise InvalidArgument(f"invalid offset: {offset} is not the next of any chunk", field="offset")
+
+
 async def _chunks(archive: BinaryIO, entry: Entry) -> AsyncIterator[job_pb2.OutputChunk]:
     text = _text(entry.path)
     first = job_pb2.OutputChunk(
         path=text, mode=entry.mode, isDirectory=entry.kind is Kind.DIRECTORY, mtimeNs=entry.mtime_ns,
-        rawPath=b"" if text.encode() == entry.path else entry.path,
+        rawPath=b"" if text.encode() == entry.path else entry.path, next=entry.end,
     )  # fmt: skip
     if entry.kind is not Kind.FILE:
         first.linkTarget = _content(archive, entry)
         yield first
         return
-    first.size = left = entry.size
-    at = entry.content
-    first.payload = await asyncio.to_thread(os.pread, archive.fileno(), min(left, CHUNK_BYTES), at)
+    first.size = entry.size
+    first.next = min(entry.end, entry.content + CHUNK_BYTES)
+    first.payload = await _piece(archive, entry.content, first.next)
     yield first
-    while (left := entry.end - (at := at + CHUNK_BYTES)) > 0:
-        yield job_pb2.OutputChunk(
-            payload=await asyncio.to_thread(os.pread, archive.fileno(), min(left, CHUNK_BYTES), at)
-        )
+    async for chunk in _pieces(archive, first.next, entry.end):
+        yield chunk
+
+
+async def _pieces(archive: BinaryIO, begin: int, end: int) -> AsyncIterator[job_pb2.OutputChunk]:
+    """The bytes of a file from `begin` to `end`."""
+    while begin < end:
+        behind = min(end, begin + CHUNK_BYTES)
+        yield job_pb2.OutputChunk(payload=await _piece(archive, begin, behind), next=behind)
+        begin = behind
+
+
+async def _piece(archive: BinaryIO, begin: int, end: int) -> bytes:
+    return await asyncio.to_thread(os.pread, archive.fileno(), end - begin, begin)
 
 
 def _content(archive: BinaryIO, entry: Entry) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 
 from joblet.api import job_pb2
 from joblet.common import tree
-from joblet.common.errors import InvalidArgument, NotFound
+from joblet.common.errors import InvalidArgument, NotFound, OutOfRange
 from joblet.common.ids import new_job_id
 from joblet.common.tree import Entry, Kind
 from joblet.executor import outputs
@@ -46,9 +46,9 @@ def left_by_init(tmp_path: Path, name: str, content: bytes) -> Path:
     return state_dir
 
 
-def read(kept: Outputs, job_id: str, path: str = "") -> list[job_pb2.OutputChunk]:
+def read(kept: Outputs, job_id: str, path: str = "", offset: int = 0) -> list[job_pb2.OutputChunk]:
     async def all_of_it() -> list[job_pb2.OutputChunk]:
-        return [chunk async for chunk in kept.read(job_id, path)]
+        return [chunk async for chunk in kept.read(job_id, path, offset)]
 
     return asyncio.run(all_of_it())
 
@@ -67,6 +67,41 @@ def test_whole(tmp_path: Path) -> None:
     assert [chunk.payload for chunk in read(kept, job_id, "f")] == [b"bytes"]
     with pytest.raises(NotFound, match='no such output of job .*: "nowhere"'):
         read(kept, job_id, "nowhere")
+
+
+@pytest.mark.parametrize("path", ["", "d", "d/\udcff", "f"])
+def test_going_on_behind_any_chunk(tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs, "CHUNK_BYTES", 70_001)
+    kept, job_id = store(tmp_path), new_job_id()
+    kept.take(job_id, left_by_init(tmp_path, WHOLE, archive()))
+    chunks = read(kept, job_id, path)
+    assert len(chunks) == {"": 8, "d": 6, "d/\udcff": 5, "f": 1}[path]
+    for number, chunk in enumerate(chunks, start=1):
+        assert read(kept, job_id, path, chunk.next) == chunks[number:]
+
+
+def test_going_on_at_any_byte(tmp_path: Path) -> None:
+    """Within a file the rest of its content comes first; what is no place to go on is refused."""
+    kept, job_id = store(tmp_path), new_job_id()
+    kept.take(job_id, left_by_init(tmp_path, WHOLE, archive()))
+    whole = archive()
+    entries = list(tree.entries(io.BytesIO(whole[: -len(end())])))
+    everything = b"".join(chunk.payload for chunk in read(kept, job_id))
+    sent, start = 0, len(tree.MAGIC)
+    for entry in entries:
+        for offset in {start + 1, entry.content - 1}:
+            with pytest.raises(InvalidArgument, match=f"invalid offset: {offset} is not the next of any chunk"):
+                read(kept, job_id, "", offset)
+        if entry.kind is Kind.FILE:
+            for done in {0, 1, entry.size // 2, entry.size - 1, entry.size}:
+                chunks = read(kept, job_id, "", entry.content + done)
+                assert b"".join(chunk.payload for chunk in chunks) == everything[sent + done :]
+            sent += entry.size
+        start = entry.end
+    assert read(kept, job_id, "", entries[-1].end) == []
+    for offset in (entries[-1].end + 1, len(whole), 1 << 60):
+        with pytest.raises(OutOfRange, match=f"offset {offset} is behind the end"):
+            read(kept, job_id, "", offset)
 
 
 def test_what_was_left_out_is_told(tmp_path: Path) -> None:
@@ -197,11 +232,11 @@ def attempts(tmp_path: Path, kept: Outputs, count: int) -> tuple[list[str], str]
     return jobs, said
 
 
-CONTENT_BYTES = sum(entry.size for entry, _ in THINGS)
+ONE_BYTES = len(archive()) - len(tree.MAGIC) - len(end())  # as collect.c counts: names, but no frame
 
 
 @pytest.mark.parametrize(
-    ("limit_bytes", "files"), [(3 * CONTENT_BYTES - 1, 1000), (1 << 30, 3 * 4 - 1)], ids=["bytes", "files"]
+    ("limit_bytes", "files"), [(3 * ONE_BYTES - 1, 1000), (1 << 30, 3 * 4 - 1)], ids=["bytes", "files"]
 )
 def test_all_attempts_together_have_what_one_job_may_keep(tmp_path: Path, limit_bytes: int, files: int) -> None:
     kept = Outputs(tmp_path / "outputs", OutputLimits(limit_bytes, files, 10.0, 1 << 30, 3600.0))
@@ -213,7 +248,7 @@ def test_all_attempts_together_have_what_one_job_may_keep(tmp_path: Path, limit_
 
 
 def test_attempts_that_fit_stay(tmp_path: Path) -> None:
-    kept = Outputs(tmp_path / "outputs", OutputLimits(3 * CONTENT_BYTES, 3 * 4, 10.0, 1 << 30, 3600.0))
+    kept = Outputs(tmp_path / "outputs", OutputLimits(3 * ONE_BYTES, 3 * 4, 10.0, 1 << 30, 3600.0))
     jobs, said = attempts(tmp_path, kept, 3)
     assert (said, len(kept.sizes(jobs))) == ("", 3)
 

@@ -25,9 +25,12 @@ class Outputs:
 
     async def read(self, request: job_pb2.GetJobOutputReq) -> AsyncIterator[job_pb2.OutputChunk]:
         """Raises FailedPrecondition for an attempt that has not ended, and what the node answers."""
+        if request.offset < 0:
+            raise InvalidArgument(f"offset must not be negative: {request.offset}", field="offset")
         job = await self._ended(request.uuid, request.attempt)
         async with self._node_of(job) as link:
-            call = link.executor.ReadOutputs(job_pb2.GetJobOutputReq(uuid=job.execution, path=request.path))
+            asked = job_pb2.GetJobOutputReq(uuid=job.execution, path=request.path, offset=request.offset)
+            call = link.executor.ReadOutputs(asked)
             try:
                 async for chunk in call:
                     yield chunk

@@ -94,6 +94,21 @@ def test_each_attempt_has_outputs_of_its_own(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_where_to_go_on_is_for_the_node_to_say(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            client = await it.client()
+            job_id = await three_attempts(it, client)
+            call = client.GetJobOutput(GetJobOutputReq(uuid=job_id, attempt=1, path=PATTERN, offset=7))
+            assert [chunk async for chunk in call]
+            asked = it.node.read_outputs[-1]
+            assert (asked.uuid, asked.path, asked.offset) == (job_id, PATTERN, 7)
+            wrong = client.GetJobOutput(GetJobOutputReq(uuid=job_id, offset=-1))
+            assert await failure(anext(aiter(wrong))) == ("INVALID_ARGUMENT", "offset must not be negative: -1")
+
+    asyncio.run(scenario())
+
+
 def test_the_node_learns_which_attempts_it_had_before(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with world(tmp_path) as it:

@@ -82,6 +82,7 @@ class FakeNode:
         self.starts: list[str] = []  # one entry per StartJob received
         self.forgotten: list[str] = []
         self.outputs: dict[str, dict[str, bytes]] = {}  # by job id and path
+        self.read_outputs: list[job_pb2.GetJobOutputReq] = []
         self.contents: dict[str, bytes] = {}  # what PutContent brought, by digest
         self.refuse: JobletError | None = None  # what StartJob answers
         self.lose_answers = 0  # so many StartJobs are carried out and never answered
@@ -243,6 +244,7 @@ class _Executor(executor_pb2_grpc.ExecutorServiceServicer):
         return job_pb2.UploadRes(digest=digest, size=len(self._node.contents[digest]))
 
     async def ReadOutputs(self, request: job_pb2.GetJobOutputReq, _: Any) -> AsyncIterator[job_pb2.OutputChunk]:
+        self._node.read_outputs.append(request)
         for path, content in self._node.outputs.get(request.uuid, {}).items():
             yield job_pb2.OutputChunk(path=path, payload=content, size=len(content), mode=0o644)
 
