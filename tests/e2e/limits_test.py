@@ -1,7 +1,7 @@
 """No job uses more than it was given, and what it used is told exactly. On cgroup v1 and, in the guests, on v2.
 
-CPU time is counted by the kernel, so a busy machine can only make a job use less of it: a lower bound is asked for only
-where the machine had that much to spare.
+CPU time is counted by the kernel, so a busy machine can only make a job use less of it, and read less of a disk: a
+lower bound is asked for only where the machine had that much to spare.
 """
 
 from __future__ import annotations
@@ -154,11 +154,13 @@ def test_open_files(limited: Limited) -> None:
 
 def test_reading_a_disk(limited: Limited) -> None:
     rate = 4 * MIB
+    idle = idle_seconds()
     ended = limited.python(READ, str(limited.disk), str(4 * rate), maxIOBPS=rate)
     assert ended.how == ("COMPLETED", 0, "exit"), ended.output
     seconds = float(ended.output)
     print(f"{4 * rate / seconds / MIB:.2f} MiB/s of {rate / MIB:.2f}")
-    assert 0.85 * rate <= 4 * rate / seconds <= 1.15 * rate
+    assert 4 * rate / seconds <= 1.15 * rate
+    assert 4 * rate / seconds >= 0.85 * rate or idle_seconds() - idle < seconds / 2
     assert ended.job.usage.ioReadBytes >= 4 * rate
 
 

@@ -32,7 +32,7 @@ from joblet.executor.rootplan import inspect_host, plan
 from joblet.executor.template import build_template
 from joblet.executor.userns import UserNamespace
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 120.0  # only ends a wait for what never comes
 MIB = 1 << 20
 UID_BASE = 0x7B000000
 UID_COUNT = 65536

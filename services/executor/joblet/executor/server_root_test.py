@@ -30,6 +30,8 @@ from joblet.executor.testing_node import (
 
 pytestmark = pytest.mark.root
 
+SOON_SECONDS = 60.0  # on a busy machine; much less than what the jobs sleep
+
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcesses]:
@@ -98,7 +100,7 @@ def test_out_of_memory(node: NodeProcesses) -> None:
 def test_timeout(node: NodeProcesses) -> None:
     outcome, _ = ran(node, spec("sleep", "1000", timeout_seconds=1))
     assert (outcome.status, outcome.exit_code, outcome.reason) == ("STOPPED", -1, "timeout")
-    assert 0.9 < outcome.usage.wallSeconds < 2
+    assert 0.9 < outcome.usage.wallSeconds < SOON_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_stop(node: NodeProcesses) -> None:
             outcomes = await asyncio.gather(stop(stub, job.job_id), stop(stub, job.job_id))
             for outcome in outcomes:
                 assert (outcome.status, outcome.exit_code, outcome.reason) == ("STOPPED", -1, "stopped")
-                assert outcome.usage.wallSeconds < 1
+                assert outcome.usage.wallSeconds < SOON_SECONDS
             with pytest.raises(grpc.aio.AioRpcError) as refusal:
                 await stop(stub, job.job_id)
             assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
