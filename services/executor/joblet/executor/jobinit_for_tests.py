@@ -25,6 +25,7 @@ from joblet.common.errors import JobletError
 from joblet.executor import exitrecord, jobinit_path, syscalls, userns
 from joblet.executor.cgroup.detect import detect
 from joblet.executor.cgroup.driver import CgroupDriver, JobCgroup
+from joblet.executor.cgroup.driver_for_tests import RUN
 from joblet.executor.cgroup.limits import Limits
 from joblet.executor.exitrecord import ExitRecord
 from joblet.executor.jobspec import GO, Fd, LaunchFlag, LaunchSpec, Message, MessageType
@@ -90,7 +91,7 @@ def node() -> Iterator[Node]:
         stack.callback(os.close, template)
         user = userns.create(UID_BASE, UID_COUNT)
         stack.callback(os.close, user.fd)
-        cgroups = detect(f"jbtest-{os.getpid()}")
+        cgroups = detect(RUN)
         cgroups.prepare()
         stack.callback(cgroups.close)
         _subreaper(1)

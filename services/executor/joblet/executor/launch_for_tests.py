@@ -14,6 +14,7 @@ from joblet.common.config import Config, ExecutorConfig, JobletConfig
 from joblet.common.contents import Contents
 from joblet.executor import exitrecord, launch, machine, procfs, syscalls
 from joblet.executor.attest import attest
+from joblet.executor.cgroup.driver_for_tests import RUN
 from joblet.executor.descriptors import reserve_low_descriptors
 from joblet.executor.exitrecord import ExitRecord
 from joblet.executor.job import Order
@@ -102,7 +103,7 @@ def prepared_ground(directory: Path) -> Iterator[Ground]:
         null = reserve_low_descriptors(stack)
         config = Config(
             joblet=JobletConfig(max_concurrent_jobs=2),
-            executor=ExecutorConfig(state_dir=directory, cgroup_parent=f"jbtest-launch-{os.getpid()}"),
+            executor=ExecutorConfig(state_dir=directory, cgroup_parent=f"{RUN}-launch"),
         )
         prepared = machine.prepare(config, stack)
         node = Node(
@@ -115,4 +116,4 @@ def prepared_ground(directory: Path) -> Iterator[Ground]:
         yield Ground(directory, prepared, node)
     assert Path("/proc/self/mountinfo").read_text() == before
     # os.walk passes over what others remove meanwhile.
-    assert not [path for path, names, _ in os.walk("/sys/fs/cgroup") if f"jbtest-launch-{os.getpid()}" in names]
+    assert not [path for path, names, _ in os.walk("/sys/fs/cgroup") if f"{RUN}-launch" in names]

@@ -27,6 +27,7 @@ from joblet.common.config import TlsFiles
 from joblet.common.ids import new_job_id
 from joblet.common.pki import Bundle, write_bundle
 from joblet.common.rpc import connect
+from joblet.executor.cgroup.driver_for_tests import RUN
 
 if TYPE_CHECKING:
     from joblet.api.internal.executor_pb2_grpc import ExecutorServiceAsyncStub
@@ -109,7 +110,7 @@ class NodeProcesses:
         owner: int = 0,
     ) -> None:
         self.directory = directory
-        self.cgroup_parent = f"jbtest-{os.getpid()}-{directory.name[-20:]}"
+        self.cgroup_parent = f"{RUN}-{directory.name[-20:]}"
         self.bundle: Bundle = write_bundle(directory / "certs", node_id=NODE)
         self._settings = {"joblet": joblet, "executor": executor}
         path = directory / "joblet-config.yml"
@@ -254,7 +255,7 @@ def with_suppressed_kill(pid: int) -> None:
 def leftovers() -> frozenset[str]:
     """Mounts, cgroups of tests and jobinit processes of this machine, one line each."""
     mounts = {f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-    cgroups = {f"cgroup {path}" for path in cgroups_below(f"jbtest-{os.getpid()}-")}
+    cgroups = {f"cgroup {path}" for path in cgroups_below(f"{RUN}-")}
     return frozenset(mounts | cgroups)
 
 

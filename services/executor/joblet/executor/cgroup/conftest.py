@@ -1,6 +1,5 @@
 """What the tests of the drivers share."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -8,12 +7,12 @@ import pytest
 
 from joblet.executor.cgroup.detect import detect
 from joblet.executor.cgroup.driver import CgroupDriver
-from joblet.executor.cgroup.driver_for_tests import directories_named
+from joblet.executor.cgroup.driver_for_tests import RUN, directories_named
 
 
 @pytest.fixture
 def parent() -> str:
-    return f"jbtest-{os.getpid()}"
+    return RUN
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """For tests of the drivers: processes in a job's cgroups, and what there is of directories."""
 
 import os
+import secrets
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -10,6 +11,8 @@ from pathlib import Path
 from joblet.executor.cgroup.driver import JobCgroup
 
 DEADLINE_SECONDS = 120.0  # only ends a wait for what never comes
+# Names what this run makes. Not by its process id alone: on one machine there may be a run in another pid namespace.
+RUN = f"jbtest-{os.getpid()}-{secrets.token_hex(3)}"
 PYTHON = (sys.executable, "-S", "-E", "-c")
 
 
