@@ -134,7 +134,7 @@ class Outputs:
         return tuple(sorted(removed))
 
     def _amount(self, job_id: str) -> tuple[int, int]:
-        """How many bytes and things are kept, as far as they can be read, counted as collect.c does. Raises NotFound."""
+        """How many bytes and things are kept, as far as they can be read, counted as collect.c does. Or NotFound."""
         size = count = 0
         with self._open(job_id) as archive, contextlib.suppress(InvalidArgument):
             for entry in tree.entries(archive):
