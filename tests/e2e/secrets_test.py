@@ -5,12 +5,14 @@ Not promised, and not searched: the memory of the services, which have to hold i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import grpc
 import pytest
-from local_system import CALL_SECONDS, LocalSystem, files_below, run_rnx, wait_for
+from local_system import CALL_SECONDS, SERVICES, LocalSystem, files_below, run_rnx, wait_for
 
 from joblet.api import job_pb2, job_pb2_grpc
 
@@ -18,6 +20,7 @@ pytestmark = pytest.mark.root
 
 CANARY = "canary-5b0c7d1e-do-not-sing"
 MASK = "***"
+NO_OUTPUTS = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION)  # it declared none, or has not ended
 
 
 def holding(directory: Path) -> list[str]:
@@ -56,6 +59,28 @@ def replies(joblet: LocalSystem, certificate: str, job_ids: Iterable[str]) -> It
             yield waited.SerializeToString()
             for chunk in stub.GetJobLogs(job_pb2.GetJobLogsReq(uuid=job_id, noFollow=True), timeout=CALL_SECONDS):
                 yield chunk.SerializeToString()
+            yield from outputs(stub, job_id)
+
+
+def outputs(stub: job_pb2_grpc.JobServiceStub, job_id: str) -> Iterator[bytes]:
+    """What there is of a job's outputs, or what is said of there being none."""
+    try:
+        yield stub.ListJobOutputs(job_pb2.ListJobOutputsReq(uuid=job_id), timeout=CALL_SECONDS).SerializeToString()
+        for chunk in stub.GetJobOutput(job_pb2.GetJobOutputReq(uuid=job_id), timeout=CALL_SECONDS):
+            yield chunk.SerializeToString()
+    except grpc.RpcError as error:
+        assert error.code() in NO_OUTPUTS, error
+        yield repr((error.details(), error.trailing_metadata())).encode()
+
+
+def metrics(joblet: LocalSystem) -> Iterator[bytes]:
+    """The page of each service."""
+    shown = run_rnx("--json", "local", "status", "--dir", joblet.directory)
+    pages = [row["metrics"] for row in json.loads(shown.stdout)["services"]]
+    assert len(pages) == len(SERVICES)
+    for page in pages:
+        with urlopen(page, timeout=CALL_SECONDS) as answer:
+            yield answer.read()
 
 
 def check(joblet: LocalSystem, job_ids: Iterable[str]) -> None:
@@ -65,6 +90,9 @@ def check(joblet: LocalSystem, job_ids: Iterable[str]) -> None:
     for certificate in ("admin-client", "viewer-client"):
         for reply in replies(joblet, certificate, job_ids):
             assert CANARY.encode() not in reply
+    for page in metrics(joblet):
+        assert b"joblet_" in page
+        assert CANARY.encode() not in page
     for arguments in (("list", "-o", "table"), ("--json", "list"), ("status", "--detail", job_ids[0])):
         assert CANARY not in joblet.output(*arguments)
 
@@ -77,11 +105,17 @@ def submit(joblet: LocalSystem, *arguments: str) -> str:
     return done.stdout.decode()
 
 
+def kept(joblet: LocalSystem, job_id: str) -> list[object]:
+    """What was kept of a job's /work, nothing when there is nothing."""
+    listed = joblet.rnx("--json", "job", "get", "--list", job_id)
+    return list(json.loads(listed.stdout)["files"]) if listed.returncode == 0 else []
+
+
 def test_jobs_in_every_state(own_joblet: LocalSystem) -> None:
     script = "test ${#TOKEN} = " + str(len(CANARY))  # it has it, and its command line does not tell
     submit(own_joblet, "sh", "-c", script + " && sleep 600")
-    submit(own_joblet, "sh", "-c", script)
-    submit(own_joblet, "sh", "-c", script + "; exit 3")
+    submit(own_joblet, "--output=*", "sh", "-c", script + " && date > result && mkfifo left-out")
+    submit(own_joblet, "--output=*", "sh", "-c", script + "; exit 3")
     submit(own_joblet, "no-such-command")
     submit(own_joblet, "--max-memory=2147483647", "true")
     submit(own_joblet, "--timeout=1s", "sleep", "600")
@@ -94,6 +128,7 @@ def test_jobs_in_every_state(own_joblet: LocalSystem) -> None:
     ids = [line.split()[0] for line in own_joblet.output("list").splitlines()]
     check(own_joblet, ids)
     statuses = [own_joblet.json("status", job_id) for job_id in ids]
+    assert sorted(len(kept(own_joblet, job_id)) for job_id in ids) == [0, 0, 0, 0, 1]
     assert all(status["secret_environment"] == {"TOKEN": MASK} for status in statuses)
     for service in ("gateway", "executor"):  # those that have had it
         own_joblet.kill(service)
