@@ -5,8 +5,8 @@ Run as root: `python bench/logs.py [--mib N] [--rounds N] [--lines N] [--seconds
  * written: a job's dd fills its output, until the job has ended; the peer is the same dd into `cat > file`
  * lines: as many write(2)s of 80 bytes, in the same two ways
  * read: a quarter as much, the output of an ended job, through the gateway, by one client and by eight at once; the
-   peer is the same bytes over one TLS connection of Python's ssl. Eight are measured once more beside a ninth that
-   stands still; then the CPU time that every process needs for it
+   peers are the same bytes over one TLS connection of Python's ssl and over one bare gRPC stream with mutual TLS. Eight
+   are measured once more beside a ninth that stands still; then the CPU time that every process needs for it
  * quiet job: from the stamp in a line every 10 ms to its arrival at a follower, alone and beside four jobs that flood
  * memory: what logstore and gateway hold more than before all this
 """
@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import grpc
+import grpcpair
 import tlspair
 from footprint import pss
 from local_system import LocalSystem, local_system
@@ -121,9 +122,11 @@ class Bench:
             with self._standing_still(job_id):
                 followers(8)
 
-        with tlspair.sender(self._file, self.system.certificates) as sender:
+        certificates = self.system.certificates
+        with tlspair.sender(self._file, certificates) as tls, grpcpair.sender(self._file, certificates) as bare:
             work: dict[str, Callable[[], None]] = {
-                "TLS pair": lambda: expect(sender.receive(), size),
+                "TLS pair": lambda: expect(tls.receive(), size),
+                "gRPC pair": lambda: expect(bare.receive(), size),
                 "one follower": lambda: followers(1),
                 "8 followers": lambda: followers(8),
                 "8 beside one that stands still": beside,
@@ -134,11 +137,13 @@ class Bench:
         """CPU seconds per GiB of every process that the output of a job goes through, on both ways."""
         job_id, size = self._print(command)
         us = os.getpid()
-        with tlspair.sender(self._file, self.system.certificates) as sender:
-            sender.receive()  # so that the start of its process is not counted
-            pair = costs({"TLS pair, sender": sender.pid, "TLS pair, receiver": us}, sender.receive)
-        follower = costs({**self._pids, "follower": us}, lambda: self._read(job_id, size))
-        return {name: seconds * 1024 * MIB / size for name, seconds in {**pair, **follower}.items()}
+        spent: dict[str, float] = {}
+        for name, pair in (("TLS pair", tlspair.sender), ("gRPC pair", grpcpair.sender)):
+            with pair(self._file, self.system.certificates) as sender:
+                sender.receive()  # so that the start of its process is not counted
+                spent |= costs({f"{name}, sender": sender.pid, f"{name}, receiver": us}, sender.receive)
+        spent |= costs({**self._pids, "follower": us}, lambda: self._read(job_id, size))
+        return {name: seconds * 1024 * MIB / size for name, seconds in spent.items()}
 
     def _print(self, command: list[str]) -> tuple[str, int]:
         """A job that has just printed the command's output, which is linked to as `_file`; and how much that is."""

@@ -203,7 +203,10 @@ def _sections(layout: Layout, chosen: Ports) -> dict[str, dict[str, Any]]:
         }
         for name in SERVICES
     }
-    sections["gateway"]["database"] = "sqlite:///../state/gateway/gateway.db"
+    sections["gateway"] |= {
+        "database": "sqlite:///../state/gateway/gateway.db",
+        "logstoreSocket": "../run/logstore.sock",
+    }
     sections["executor"] |= {
         "gateways": [address(chosen.listen, "gateway")],
         "advertise": address(chosen.listen, "executor"),

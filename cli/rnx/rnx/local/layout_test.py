@@ -41,6 +41,7 @@ def test_what_the_services_read(where: Layout) -> None:
     assert loaded.executor.logstore_address == loaded.logstore.listen
     assert loaded.executor.runtime_address == loaded.runtime.listen
     assert loaded.executor.logstore_socket.resolve() == loaded.logstore.socket.resolve() == where.socket
+    assert loaded.gateway.logstore_socket == loaded.executor.logstore_socket
     assert loaded.executor.cgroup_parent == where.cgroup_parent
     for section in (loaded.gateway, loaded.executor, loaded.logstore, loaded.runtime):
         for file in (section.tls.ca, section.tls.cert, section.tls.key):

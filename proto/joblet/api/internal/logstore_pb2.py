@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from joblet.api import job_pb2 as joblet_dot_api_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"joblet/api/internal/logstore.proto\x12\x0fjoblet.internal\x1a\x14joblet/api/job.proto\"\xe0\x01\n\x0fReadLogsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x11\n\tno_follow\x18\x03 \x01(\x08\x12\x17\n\ntail_lines\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\x08since_ns\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x15\n\x08until_ns\x18\x06 \x01(\x03H\x02\x88\x01\x01\x12\x12\n\ntimestamps\x18\x07 \x01(\x08\x12\x16\n\x0esearch_archive\x18\x14 \x01(\x08\x42\r\n\x0b_tail_linesB\x0b\n\t_since_nsB\x0b\n\t_until_ns\"G\n\x15\x46indBeginningResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\r\n\x05lines\x18\x02 \x01(\x03\x12\x0f\n\x07reached\x18\x03 \x01(\x08\"#\n\x11\x44\x65leteLogsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\x14\n\x12\x44\x65leteLogsResponse2\x86\x02\n\x0fLogStoreService\x12\x41\n\x08ReadLogs\x12 .joblet.internal.ReadLogsRequest\x1a\x11.joblet.DataChunk0\x01\x12Y\n\rFindBeginning\x12 .joblet.internal.ReadLogsRequest\x1a&.joblet.internal.FindBeginningResponse\x12U\n\nDeleteLogs\x12\".joblet.internal.DeleteLogsRequest\x1a#.joblet.internal.DeleteLogsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"joblet/api/internal/logstore.proto\x12\x0fjoblet.internal\x1a\x14joblet/api/job.proto\"\xf0\x01\n\x0fReadLogsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x11\n\tno_follow\x18\x03 \x01(\x08\x12\x17\n\ntail_lines\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\x08since_ns\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x15\n\x08until_ns\x18\x06 \x01(\x03H\x02\x88\x01\x01\x12\x12\n\ntimestamps\x18\x07 \x01(\x08\x12\x16\n\x0esearch_archive\x18\x14 \x01(\x08\x12\x0e\n\x06ticket\x18\x15 \x01(\tB\r\n\x0b_tail_linesB\x0b\n\t_since_nsB\x0b\n\t_until_ns\"G\n\x15\x46indBeginningResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\r\n\x05lines\x18\x02 \x01(\x03\x12\x0f\n\x07reached\x18\x03 \x01(\x08\"#\n\x11\x44\x65leteLogsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\x14\n\x12\x44\x65leteLogsResponse2\x86\x02\n\x0fLogStoreService\x12\x41\n\x08ReadLogs\x12 .joblet.internal.ReadLogsRequest\x1a\x11.joblet.DataChunk0\x01\x12Y\n\rFindBeginning\x12 .joblet.internal.ReadLogsRequest\x1a&.joblet.internal.FindBeginningResponse\x12U\n\nDeleteLogs\x12\".joblet.internal.DeleteLogsRequest\x1a#.joblet.internal.DeleteLogsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'joblet.api.internal.logstor
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_READLOGSREQUEST']._serialized_start=78
-  _globals['_READLOGSREQUEST']._serialized_end=302
-  _globals['_FINDBEGINNINGRESPONSE']._serialized_start=304
-  _globals['_FINDBEGINNINGRESPONSE']._serialized_end=375
-  _globals['_DELETELOGSREQUEST']._serialized_start=377
-  _globals['_DELETELOGSREQUEST']._serialized_end=412
-  _globals['_DELETELOGSRESPONSE']._serialized_start=414
-  _globals['_DELETELOGSRESPONSE']._serialized_end=434
-  _globals['_LOGSTORESERVICE']._serialized_start=437
-  _globals['_LOGSTORESERVICE']._serialized_end=699
+  _globals['_READLOGSREQUEST']._serialized_end=318
+  _globals['_FINDBEGINNINGRESPONSE']._serialized_start=320
+  _globals['_FINDBEGINNINGRESPONSE']._serialized_end=391
+  _globals['_DELETELOGSREQUEST']._serialized_start=393
+  _globals['_DELETELOGSREQUEST']._serialized_end=428
+  _globals['_DELETELOGSRESPONSE']._serialized_start=430
+  _globals['_DELETELOGSRESPONSE']._serialized_end=450
+  _globals['_LOGSTORESERVICE']._serialized_start=453
+  _globals['_LOGSTORESERVICE']._serialized_end=715
 # @@protoc_insertion_point(module_scope)

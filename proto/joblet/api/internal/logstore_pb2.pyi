@@ -28,6 +28,7 @@ class ReadLogsRequest(_message.Message):
     UNTIL_NS_FIELD_NUMBER: _builtins.int
     TIMESTAMPS_FIELD_NUMBER: _builtins.int
     SEARCH_ARCHIVE_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     offset: _builtins.int
     no_follow: _builtins.bool
@@ -38,6 +39,8 @@ class ReadLogsRequest(_message.Message):
     timestamps: _builtins.bool
     search_archive: _builtins.bool
     """Look into the archive, too, when the log is not on this node. For jobs that have ended."""
+    ticket: _builtins.str
+    """From the control socket, for a reader on the same machine; one that is not known here is passed over."""
     def __init__(
         self,
         *,
@@ -49,10 +52,11 @@ class ReadLogsRequest(_message.Message):
         until_ns: _builtins.int | None = ...,
         timestamps: _builtins.bool = ...,
         search_archive: _builtins.bool = ...,
+        ticket: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_since_ns", b"_since_ns", "_tail_lines", b"_tail_lines", "_until_ns", b"_until_ns", "since_ns", b"since_ns", "tail_lines", b"tail_lines", "until_ns", b"until_ns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_since_ns", b"_since_ns", "_tail_lines", b"_tail_lines", "_until_ns", b"_until_ns", "job_id", b"job_id", "no_follow", b"no_follow", "offset", b"offset", "search_archive", b"search_archive", "since_ns", b"since_ns", "tail_lines", b"tail_lines", "timestamps", b"timestamps", "until_ns", b"until_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_since_ns", b"_since_ns", "_tail_lines", b"_tail_lines", "_until_ns", b"_until_ns", "job_id", b"job_id", "no_follow", b"no_follow", "offset", b"offset", "search_archive", b"search_archive", "since_ns", b"since_ns", "tail_lines", b"tail_lines", "ticket", b"ticket", "timestamps", b"timestamps", "until_ns", b"until_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__since_ns: _TypeAlias = _typing.Literal["since_ns"]  # noqa: Y015
     _WhichOneofArgType__since_ns: _TypeAlias = _typing.Literal["_since_ns", b"_since_ns"]  # noqa: Y015

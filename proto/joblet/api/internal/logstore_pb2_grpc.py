@@ -60,6 +60,9 @@ class LogStoreServiceServicer:
         `until_ns`. With `tail_lines` or `since_ns` the first message has no payload, only the offset at which they begin.
         The messages are the public DataChunk, so that the gateway can pass their bytes on undecoded.
         Where retention has removed output, a message's offset is larger than where the one before it ended.
+        With a `ticket` that this logstore gave out, the messages go over the socket that belongs to it, framed as
+        joblet.common.framed says, an empty one first, before the initial metadata of the call, which carries no more than
+        its status then.
         NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

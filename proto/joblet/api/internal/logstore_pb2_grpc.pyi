@@ -37,6 +37,9 @@ class LogStoreServiceStub:
     `until_ns`. With `tail_lines` or `since_ns` the first message has no payload, only the offset at which they begin.
     The messages are the public DataChunk, so that the gateway can pass their bytes on undecoded.
     Where retention has removed output, a message's offset is larger than where the one before it ended.
+    With a `ticket` that this logstore gave out, the messages go over the socket that belongs to it, framed as
+    joblet.common.framed says, an empty one first, before the initial metadata of the call, which carries no more than
+    its status then.
     NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
     """
     FindBeginning: _grpc.UnaryUnaryMultiCallable[_logstore_pb2.ReadLogsRequest, _logstore_pb2.FindBeginningResponse]
@@ -54,6 +57,9 @@ class LogStoreServiceAsyncStub(LogStoreServiceStub):
     `until_ns`. With `tail_lines` or `since_ns` the first message has no payload, only the offset at which they begin.
     The messages are the public DataChunk, so that the gateway can pass their bytes on undecoded.
     Where retention has removed output, a message's offset is larger than where the one before it ended.
+    With a `ticket` that this logstore gave out, the messages go over the socket that belongs to it, framed as
+    joblet.common.framed says, an empty one first, before the initial metadata of the call, which carries no more than
+    its status then.
     NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
     """
     FindBeginning: _aio.UnaryUnaryMultiCallable[_logstore_pb2.ReadLogsRequest, _logstore_pb2.FindBeginningResponse]  # type: ignore[assignment]
@@ -74,6 +80,9 @@ class LogStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         `until_ns`. With `tail_lines` or `since_ns` the first message has no payload, only the offset at which they begin.
         The messages are the public DataChunk, so that the gateway can pass their bytes on undecoded.
         Where retention has removed output, a message's offset is larger than where the one before it ended.
+        With a `ticket` that this logstore gave out, the messages go over the socket that belongs to it, framed as
+        joblet.common.framed says, an empty one first, before the initial metadata of the call, which carries no more than
+        its status then.
         NOT_FOUND for an unknown job, OUT_OF_RANGE for an offset beyond the end of finished output.
         """
 

@@ -22,6 +22,7 @@ from joblet.gateway.handlers import JobRpcs, RegistryRpcs, handlers_of
 from joblet.gateway.jobs import Jobs
 from joblet.gateway.launch import Launches
 from joblet.gateway.listing import Listings
+from joblet.gateway.localstream import LocalStreams
 from joblet.gateway.metrics import JobsByState, Metrics
 from joblet.gateway.nodes import Nodes
 from joblet.gateway.outputs import Outputs
@@ -76,7 +77,8 @@ class Gateway:
             config, database, self.nodes, self.queue, self.launches, vault, self.uploads, changes, counters
         )
         self.deletions = Deletions(config.joblet, database, self.jobs, self.nodes)
-        self.logs = Logs(self.jobs, self.nodes, changes, counters, config.gateway.reader_timeout_seconds)
+        local = LocalStreams(config.gateway.logstore_socket)
+        self.logs = Logs(self.jobs, self.nodes, changes, counters, local, config.gateway.reader_timeout_seconds)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. Raises StartError when it cannot start."""

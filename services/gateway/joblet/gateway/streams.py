@@ -9,7 +9,7 @@ with OK only when the store has the job's end, so that GetJobStatus never says R
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 from joblet.api import job_pb2
 from joblet.api.internal.logstore_pb2 import FindBeginningResponse, ReadLogsRequest
@@ -20,6 +20,7 @@ from joblet.gateway.attemptlogs import AttemptLogs
 from joblet.gateway.changes import Changes
 from joblet.gateway.jobs import Jobs
 from joblet.gateway.link import Link
+from joblet.gateway.localstream import LocalStreams
 from joblet.gateway.metrics import Metrics
 from joblet.gateway.nodes import Nodes
 from joblet.gateway.store.model import Job
@@ -46,12 +47,19 @@ class Logs:
     """A client that takes nothing for `reader_timeout_seconds` is sent away."""
 
     def __init__(
-        self, jobs: Jobs, nodes: Nodes, changes: Changes, metrics: Metrics, reader_timeout_seconds: float
+        self,
+        jobs: Jobs,
+        nodes: Nodes,
+        changes: Changes,
+        metrics: Metrics,
+        local: LocalStreams,
+        reader_timeout_seconds: float,
     ) -> None:
         self.jobs = jobs
         self.nodes = nodes
         self.changes = changes
         self.metrics = metrics
+        self.local = local
         self.reader_timeout_seconds = reader_timeout_seconds
 
     async def send(self, request: job_pb2.GetJobLogsReq, write: Write) -> None:
@@ -211,12 +219,9 @@ class _Copy:
 
     async def _read(self, link: Link) -> None:
         with link.errors():
-            call = link.read_logs(self._wanted())
-            try:
-                async for chunk in call:
+            async with aclosing(self._logs.local.read(link, self._wanted())) as chunks:
+                async for chunk in chunks:
                     await self._pass_on(chunk)
-            finally:
-                call.cancel()
 
     async def _pass_on(self, chunk: bytes) -> None:
         end = chunk_end(chunk)

@@ -2,10 +2,12 @@
 whose jobs do what the test says; and a gateway in this process with clients for it."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from joblet.api import job_pb2
 from joblet.api.internal import executor_pb2, executor_pb2_grpc, logstore_pb2, logstore_pb2_grpc, registry_pb2
 from joblet.api.internal.registry_pb2_grpc import RegistryServiceStub
 from joblet.api.job_pb2_grpc import JobServiceStub
-from joblet.common import rpc
+from joblet.common import framed, rpc
 from joblet.common.config import Config, GatewayConfig, JobletConfig, TlsFiles
 from joblet.common.errors import (
     DeadlineExceeded,
@@ -92,6 +94,7 @@ class FakeNode:
         self.read_requests: list[int] = []  # offsets of ReadLogs
         self.last_read = logstore_pb2.ReadLogsRequest()
         self.readers = 0  # calls of ReadLogs in progress
+        self.senders: dict[str, socket.socket] = {}  # by ticket: where output goes that is not to go by the call
         self.impatient = 0  # so many ReadLogs end after one chunk, as for a reader that takes nothing
         self.executor_port = 0
         self.logstore_port = 0
@@ -340,14 +343,23 @@ class _LogStore(logstore_pb2_grpc.LogStoreServiceServicer):
     def __init__(self, node: FakeNode) -> None:
         self._node = node
 
-    async def ReadLogs(self, request: logstore_pb2.ReadLogsRequest, _: Any) -> AsyncIterator[job_pb2.DataChunk]:
+    async def ReadLogs(  # type: ignore[override]  # as Follow
+        self, request: logstore_pb2.ReadLogsRequest, context: Any
+    ) -> None:
         node = self._node
         node.read_requests.append(request.offset)
         node.last_read = request
         node.readers += 1
+        send = context.write
         try:
-            async for chunk in self._read(request):
-                yield chunk
+            with ExitStack() as stack:
+                if request.ticket in node.senders:
+                    sender = stack.enter_context(node.senders.pop(request.ticket))
+                    await framed.send(sender, b"")
+                    await context.send_initial_metadata(())
+                    send = partial(_send_locally, sender)
+                async for chunk in self._read(request):
+                    await send(chunk)
         finally:
             node.readers -= 1
 
@@ -413,6 +425,13 @@ class _LogStore(logstore_pb2_grpc.LogStoreServiceServicer):
         if self._node.finished.pop(request.job_id, None) is None:
             raise JobNotFound(request.job_id)
         return logstore_pb2.DeleteLogsResponse()
+
+
+async def _send_locally(sender: socket.socket, chunk: job_pb2.DataChunk) -> None:
+    try:
+        await framed.send(sender, chunk.SerializeToString())
+    except OSError as error:
+        raise Unavailable(str(error)) from error
 
 
 def _node_job(job: FakeJob) -> executor_pb2.NodeJob:
@@ -520,6 +539,7 @@ def configure(
             tls=TlsFiles(bundle.ca_cert, bundle.cert("gateway"), bundle.key("gateway")),
             database=f"sqlite:///{directory}/gateway.db",
             node_lease_seconds=lease_seconds,
+            logstore_socket=directory / "logstore.sock",
             reader_timeout_seconds=reader_timeout_seconds,
         ),
     )

@@ -1,13 +1,16 @@
-"""The control socket: gives the executor descriptors of a job's log files, and ends logs whose init was killed.
+"""The control socket: gives the executor descriptors of a job's log files, ends logs whose init was killed, and gives
+the gateway of this machine a socket to read on.
 
 A unix socket of type SOCK_SEQPACKET. Every request and every answer is one JSON object in one packet of at most 4 KiB:
 
     {"op": "open", "job_id": J}     -> {"ok": true}, with two descriptors (SCM_RIGHTS): output, index
     {"op": "finish", "job_id": J}   -> {"ok": true, "bytes": N}; only for a job whose init is gone
     {"op": "size", "job_id": J}     -> {"ok": true, "bytes": N, "ended": false}
+    {"op": "stream", "job_id": J}   -> {"ok": true, "ticket": T}, with one descriptor: a socket, on which the output
+                                       comes that a call of ReadLogs with this ticket asks for (`tickets`)
     anything else                   -> {"ok": false, "error": "what was wrong"}
 
-All three may be repeated. Only uid 0 and the logstore's own uid get an answer other than a refusal (SO_PEERCRED,
+All may be repeated. Only uid 0 and the logstore's own uid get an answer other than a refusal (SO_PEERCRED,
 unix(7)); the file mode 0600 keeps others from connecting at all. A bad packet is answered and logged, and its
 connection goes on.
 """
@@ -29,6 +32,7 @@ from joblet.common.errors import InvalidArgument, JobletError, PermissionDenied,
 from joblet.common.log import get_logger
 from joblet.logstore import metrics
 from joblet.logstore.layout import LogDirectory
+from joblet.logstore.tickets import Tickets
 
 PACKET_SIZE = 4096  # bytes, for requests and answers
 CONNECTIONS = 64
@@ -55,12 +59,15 @@ class Handout:
     `opened` is called, in the thread of `disk`, with the id of every log that is given away.
     """
 
-    def __init__(self, path: Path, logs: LogDirectory, disk: Executor, opened: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: Path, logs: LogDirectory, disk: Executor, opened: Callable[[str], None], tickets: Tickets
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._logs = logs
         self._disk = disk
         self._opened = opened
+        self._tickets = tickets
         self._socket = unixsock.bind(path)
         self._socket.setblocking(False)
         self._connections = 0
@@ -68,6 +75,7 @@ class Handout:
             "open": self._open,
             "finish": self._finish,
             "size": self._size,
+            "stream": self._stream,
         }
 
     def close(self) -> None:
@@ -179,6 +187,10 @@ class Handout:
     def _size(self, job_id: str) -> Answer:
         size = self._logs.size(job_id)
         return Answer({"ok": True, "bytes": size.total_bytes, "ended": size.ended})
+
+    def _stream(self, job_id: str) -> Answer:
+        ticket, fd = self._tickets.offer(job_id)
+        return Answer({"ok": True, "ticket": ticket}, (fd,))
 
 
 @contextlib.contextmanager

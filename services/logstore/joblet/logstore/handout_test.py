@@ -16,6 +16,7 @@ from joblet.logstore import handout as module
 from joblet.logstore.handout import PACKET_SIZE, Handout
 from joblet.logstore.index import IndexReader, Kind
 from joblet.logstore.layout import LogDirectory
+from joblet.logstore.tickets import Tickets
 
 JOB = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -48,8 +49,9 @@ def serving(directory: Path, *clients: Callable[[Path], None]) -> None:
         with ExitStack() as stack:
             logs = stack.enter_context(closing(LogDirectory(directory / "logs")))
             disk = stack.enter_context(ThreadPoolExecutor(1))
+            tickets = stack.enter_context(closing(Tickets()))
             handout = stack.enter_context(
-                closing(Handout(directory / "run" / "control.sock", logs, disk, lambda _: None))
+                closing(Handout(directory / "run" / "control.sock", logs, disk, lambda _: None, tickets))
             )
             server = asyncio.create_task(handout.serve())
             threads: list[Awaitable[None]] = [
@@ -78,6 +80,21 @@ def test_open_gives_the_descriptors_of_output_and_index(tmp_path: Path) -> None:
                 assert Path(f"/proc/self/fd/{index}").readlink() == tmp_path / "logs" / JOB / "index"
                 os.close(output)
                 os.close(index)
+
+    serving(tmp_path, client)
+
+
+def test_stream_gives_a_ticket_and_the_descriptor_of_a_socket(tmp_path: Path) -> None:
+    def client(path: Path) -> None:
+        request = json.dumps({"op": "stream", "job_id": UNKNOWN}).encode()  # whether there is such a job says the call
+        with connected(path) as control:
+            answers = [raw(control, request) for _ in range(2)]
+        tickets = {str(answer["ticket"]) for answer, _ in answers}
+        assert [len(ticket) for ticket in tickets] == [32, 32]
+        for answer, (fd,) in answers:
+            assert answer.keys() == {"ok", "ticket"}
+            with socket.socket(fileno=fd) as receiver:
+                assert (receiver.family, receiver.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
 
     serving(tmp_path, client)
 
@@ -117,8 +134,8 @@ def test_unknown_jobs_are_named(tmp_path: Path, operation: str) -> None:
         (b"[]", 'a request has the keys "op" and "job_id"'),
         (b'{"op": "open"}', 'a request has the keys "op" and "job_id"'),
         (b'{"op": "open", "job_id": "x", "path": "/etc"}', 'a request has the keys "op" and "job_id"'),
-        (b'{"op": "format", "job_id": "x"}', "op is one of open, finish, size"),
-        (b'{"op": ["open"], "job_id": "x"}', "op is one of open, finish, size"),
+        (b'{"op": "format", "job_id": "x"}', "op is one of open, finish, size, stream"),
+        (b'{"op": ["open"], "job_id": "x"}', "op is one of open, finish, size, stream"),
         (b'{"op": "open", "job_id": 7}', "job_id is a string"),
         (b'{"op": "open", "job_id": "../../etc"}', "invalid job id: '../../etc'"),
         (b"x" * (PACKET_SIZE + 1), "a request has at most 4096 bytes and no descriptors"),
@@ -220,7 +237,7 @@ def test_the_socket_is_private_and_taken_only_once(tmp_path: Path) -> None:
             ThreadPoolExecutor(1) as disk,
             pytest.raises(StartError),
         ):
-            Handout(path, logs, disk, lambda _: None)
+            Handout(path, logs, disk, lambda _: None, Tickets())
         with connected(path) as control:
             assert ask(control, "open") == {"ok": True}
 

@@ -6,6 +6,7 @@ from joblet.common.metrics import REGISTRY
 
 FOLLOWERS = Gauge("joblet_log_followers", "Readers that are being served", registry=REGISTRY)
 BYTES_SENT = Counter("joblet_log_bytes_sent_total", "Bytes of output sent to readers", registry=REGISTRY)
+LOCAL = Counter("joblet_log_local_streams_total", "Readers served over a socket of the machine", registry=REGISTRY)
 OPENED = Counter("joblet_log_open_total", "Times that log files were handed out for writing", registry=REGISTRY)
 STALLED = Counter("joblet_log_readers_stalled_total", "Readers ended because they took nothing", registry=REGISTRY)
 

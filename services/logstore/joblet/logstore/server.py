@@ -22,6 +22,7 @@ from joblet.logstore.keeping import Keeper
 from joblet.logstore.layout import LogDirectory
 from joblet.logstore.readers import RETURN_SECONDS, Readers
 from joblet.logstore.reading import LogStore
+from joblet.logstore.tickets import Tickets
 
 SERVICE = DESCRIPTOR.services_by_name["LogStoreService"]
 ACCESS: AccessTable = {
@@ -48,14 +49,17 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
             require_holes(own.directory)
         readers = Readers(min(own.retention.reader_hold_seconds, RETURN_SECONDS))
         keeper = stack.enter_context(closing(Keeper(logs, readers, disk, own, archive)))
-        handout = stack.enter_context(closing(Handout(own.socket, logs, disk, keeper.opened)))
+        tickets = stack.enter_context(closing(Tickets()))
+        handout = stack.enter_context(closing(Handout(own.socket, logs, disk, keeper.opened, tickets)))
         for job_id in logs.sweep():
             log.warn("removed an incomplete log", jobId=job_id)
         inotify = stack.enter_context(closing(Inotify()))
         probes = metrics.start_http(own.metrics_listen, metrics.REGISTRY, lambda: None if ready else "not serving")
         stack.callback(probes.stop)
         rpc = RpcServer("logstore", own.listen, own.tls, config.grpc, ACCESS, internal=True)
-        logstore = LogStore(logs, inotify, keeper, readers, archive, archive_threads, own.reader_timeout_seconds)
+        logstore = LogStore(
+            logs, inotify, keeper, readers, tickets, archive, archive_threads, own.reader_timeout_seconds
+        )
         rpc.add_generic(SERVICE, logstore.handlers())
         port = await rpc.start()
         async with asyncio.TaskGroup() as group:
