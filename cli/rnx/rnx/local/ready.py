@@ -11,7 +11,7 @@ from rnx.cli import Flags
 from rnx.local import ports, processes
 from rnx.local.layout import SERVICES, Layout, Ports
 
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0  # on a machine that is busy with other things; what fails to start is told at once
 FAILED_STARTS = 3  # a service that ended so often will not become ready
 _PROBE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.05
