@@ -62,7 +62,7 @@ class Reserve:
 
     def refill(self) -> None:
         """Soon, without waiting for it."""
-        if self._filling is None and not self._closed and any(len(stock) < STOCK for stock in self._stock.values()):
+        if self._filling is None and not self._closed and self._stock:
             self._filling = self._tasks.create_task(self._fill(), name="prepare inits")
 
     def close(self) -> None:
@@ -94,13 +94,18 @@ class Reserve:
         try:
             await asyncio.sleep(_PAUSE_SECONDS)
             await self._make_cgroups()
-            for network, stock in list(self._stock.items()):  # another may be asked for meanwhile
-                while len(stock) < STOCK and not self._users.exhausted:
-                    stock.append(await self._prepared(network))
+            while (network := self._lacking()) is not None:
+                self._stock[network].append(await self._prepared(network))
+                await self._make_cgroups()  # jobs that were launched meanwhile took some
         except (OSError, LaunchError, TimeoutError) as error:
             _log.warn("no init could be prepared ahead", error=error)
         finally:
             self._filling = None
+
+    def _lacking(self) -> Network | None:
+        """A network that one more init can be prepared for."""
+        short = (network for network, stock in self._stock.items() if len(stock) < STOCK)
+        return None if self._users.exhausted else next(short, None)
 
     async def _make_cgroups(self) -> None:
         try:

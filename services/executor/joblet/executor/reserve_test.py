@@ -18,15 +18,25 @@ from joblet.executor.userns import UserNamespace, UserNamespacePool
 
 def test_a_network_asked_for_while_another_is_being_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Network] = []
+    cgroups_missing = [3]
     reserves: list[Reserve] = []
     users = UserNamespacePool()
     node: Any = SimpleNamespace(cgroup_version=1)
-    cgroups: Any = SimpleNamespace(make_spare=lambda: False)
+
+    def make_spare() -> bool:
+        cgroups_missing[0] -= 1
+        if cgroups_missing[0] >= 0:
+            return True
+        cgroups_missing[0] = 0
+        return False
+
+    cgroups: Any = SimpleNamespace(make_spare=make_spare)
 
     async def prepare(network: Network, user: UserNamespace, node: object) -> Prepared:
         if not made:
             assert reserves[0].take(order(network=Network.HOST)) is None
         made.append(network)
+        cgroups_missing[0] += 1  # a job was launched
         return Prepared(socket.socket(socket.AF_UNIX), 1, user, os.open(os.devnull, os.O_RDONLY))
 
     def dropped(_: Reserve, prepared: Prepared) -> None:
@@ -50,4 +60,5 @@ def test_a_network_asked_for_while_another_is_being_prepared(monkeypatch: pytest
     monkeypatch.setattr(Reserve, "done_with", dropped)
     asyncio.run(scenario())
     assert made == [Network.NONE] * STOCK + [Network.HOST] * STOCK
+    assert cgroups_missing == [0]
     assert users.used_bases == frozenset()
