@@ -1,6 +1,7 @@
 """Jobs that wait, over real TLS, with a node that does what the test says."""
 
 import asyncio
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from joblet.api import job_pb2
 from joblet.common.errors import ResourceExhausted
 from joblet.common.pki import write_bundle
 from joblet.gateway.testing import NODE, FakeJob, FakeNode, failure, output, run_forever, run_true, world
+from joblet.gateway.uploads import directory_of
 
 if TYPE_CHECKING:
     from joblet.api.job_pb2_grpc import JobServiceAsyncStub
@@ -271,5 +273,25 @@ def test_uploads_too_large_for_every_node_leave_nothing(tmp_path: Path) -> None:
             assert (code, text[:25]) == ("FAILED_PRECONDITION", 'uploads: "big": its conte')
             assert not (await client.ListJobs(job_pb2.EmptyRequest())).jobs
             assert it.node.starts == []
+
+    asyncio.run(scenario())
+
+
+def test_a_repeated_request_is_its_job_also_when_its_upload_has_gone(tmp_path: Path) -> None:
+    content = b"content"
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            it.node.script = run_true
+            client = await it.client()
+            await client.Upload(iter([job_pb2.UploadChunk(digest=digest, payload=content)]))
+            upload = job_pb2.FileUpload(path="f", size=len(content), digest=digest)
+            job = await run(client, uploads=[upload], requestId="r")
+            await it.until(job.uuid, "COMPLETED")
+            (kept,) = directory_of(it.config.gateway).iterdir()
+            kept.unlink()
+            assert (await run(client, uploads=[upload], requestId="r")).uuid == job.uuid
+            assert (await failure(run(client, uploads=[upload])))[0] == "FAILED_PRECONDITION"
 
     asyncio.run(scenario())
