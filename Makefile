@@ -27,8 +27,8 @@ test: setup  ## all tests; T="PATH -k NAME" for some of them
 	@$(PYTHON) -m pytest $(T)
 
 test-cgroup2: setup  ## the tests that need cgroup v2, inside guests: user-mode Linux, and QEMU for cores
-	@tests/e2e/guest/run
-	@tests/e2e/guest/run --kernel qemu
+	@tests/e2e/guest/run --timeout 1800
+	@tests/e2e/guest/run --kernel qemu --timeout 1800
 
 up: setup  ## a system that keeps running (PORT=50051, LOCAL_DIR=build/local)
 	@.venv/bin/rnx local up --dir $(LOCAL_DIR) --port $(PORT) --detach

@@ -120,7 +120,7 @@ def without_protection(programs: Path, objects: Mapping[str, str]) -> dict[tuple
     done = subprocess.run(
         [sys.executable, "-m", "joblet.executor.unprotected_for_tests", programs, BUILD / "jobinits"],
         input="".join(json.dumps(request) + "\n" for request in requests), capture_output=True, text=True,
-        timeout=300, check=False,
+        timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]

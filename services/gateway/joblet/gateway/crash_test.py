@@ -101,6 +101,7 @@ async def submit(client: "JobServiceAsyncStub", number: int) -> str:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_kill_while_jobs_are_submitted(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "certs", node_id=NODE)
     admin = TlsFiles(bundle.ca_cert, bundle.cert("admin-client"), bundle.key("admin-client"))
