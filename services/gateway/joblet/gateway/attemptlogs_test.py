@@ -51,7 +51,7 @@ def over(tmp_path: Path, check: Callable[[World, "JobServiceAsyncStub", str], Aw
             it.node.script = prints
             client = await it.client()
             job_id = await run(client)
-            await client.WaitJob(job_pb2.WaitJobReq(uuid=job_id, timeoutSeconds=20))
+            await client.WaitJob(job_pb2.WaitJobReq(uuid=job_id, timeoutSeconds=120))
             await check(it, client, job_id)
 
     asyncio.run(scenario())
@@ -153,7 +153,7 @@ def test_the_last_lines_and_then_what_comes_of_later_attempts(tmp_path: Path) ->
             it.node.script = waits
             client = await it.client()
             job_id = await run(client)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 while (await it.status(job_id)).attempt < 4 or not it.node.jobs[it.node.starts[-1]].output:
                     await asyncio.sleep(0.01)
             call = aiter(client.GetJobLogs(GetJobLogsReq(uuid=job_id, tailLines=3)))
@@ -183,7 +183,7 @@ def test_times_that_have_not_come_are_waited_for_between_attempts(tmp_path: Path
             before = time.monotonic()
             far = run(client, backoff_seconds=3600)
             assert await read(client, await far, until=at(time.time_ns() + 10**9 // 2)) == TEXTS[0]
-            assert time.monotonic() - before < 20, "no later attempt was waited for"
+            assert time.monotonic() - before < 120, "no later attempt was waited for"
 
     asyncio.run(scenario())
 

@@ -40,7 +40,7 @@ async def run(client: "JobServiceAsyncStub", retries: int, backoff_seconds: int 
 async def three_attempts(it: World, client: "JobServiceAsyncStub") -> str:
     it.node.script = fails
     job_id = await run(client, 2)
-    await client.WaitJob(job_pb2.WaitJobReq(uuid=job_id, timeoutSeconds=20))
+    await client.WaitJob(job_pb2.WaitJobReq(uuid=job_id, timeoutSeconds=120))
     return job_id
 
 
