@@ -149,7 +149,7 @@ class Bench:
         """A job that has just printed the command's output, which is linked to as `_file`; and how much that is."""
         job_id = start(self.stub, *command)
         finish(self.stub, job_id)
-        output = next(self.system.directory.rglob(f"{job_id}/output"))
+        output = self.system.directory / f"state/logstore/{job_id}/output"
         self._file.unlink(missing_ok=True)
         self._file.hardlink_to(output)
         return job_id, output.stat().st_size

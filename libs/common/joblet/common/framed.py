@@ -9,7 +9,7 @@ import asyncio
 import socket
 
 LARGEST_BYTES = 4 * 1024 * 1024
-SEND_BUFFER_BYTES = 512 * 1024  # of which the kernel makes twice as much, within net.core.wmem_max (socket(7))
+SEND_BUFFER_BYTES = 1024 * 1024  # of which the kernel makes twice as much, within net.core.wmem_max (socket(7))
 
 _LENGTH_BYTES = 4
 EMPTY = bytes(_LENGTH_BYTES)
@@ -45,30 +45,25 @@ class Receiver:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._room = bytearray(_LENGTH_BYTES)
 
     async def receive(self) -> bytes | None:
         """The next message; None when the sender has closed its end behind one. Raises ConnectionResetError when it
         has closed it in the middle of one, or sends one of more than LARGEST_BYTES."""
-        got = await self._fill(_LENGTH_BYTES)
-        if not got:
+        head = await self._take(_LENGTH_BYTES)
+        if not head:
             return None
-        length = int.from_bytes(self._room[:_LENGTH_BYTES], "big")
-        if got < _LENGTH_BYTES or length > LARGEST_BYTES:
+        length = int.from_bytes(head, "big")
+        if len(head) < _LENGTH_BYTES or length > LARGEST_BYTES:
             raise ConnectionResetError("no length of a message")
-        if len(self._room) < length:
-            self._room = bytearray(length)
-        if await self._fill(length) < length:
+        message = await self._take(length)
+        if len(message) < length:
             raise ConnectionResetError("a message was cut short")
-        return bytes(memoryview(self._room)[:length])
+        return message
 
-    async def _fill(self, count: int) -> int:
-        """How many bytes there were, less than `count` only at the end."""
-        loop, got = asyncio.get_running_loop(), 0
-        room = memoryview(self._room)
-        while got < count:
-            more = await loop.sock_recv_into(self._sock, room[got:count])
-            if not more:
-                break
-            got += more
-        return got
+    async def _take(self, count: int) -> bytes:
+        """So many bytes, fewer only at the end. Not copied when they are all there, as they mostly are."""
+        loop, pieces = asyncio.get_running_loop(), []
+        while count and (piece := await loop.sock_recv(self._sock, count)):
+            pieces.append(piece)
+            count -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -22,7 +22,7 @@ from joblet.logstore.testing import TIMEOUT_SECONDS, LogStoreProcess, eventually
 if TYPE_CHECKING:
     from joblet.logstore.server_test import ReadCall
 
-MOST_IN_FLIGHT = 1 << 20  # what the socket takes (framed)
+MOST_IN_FLIGHT = 2 << 20  # what the socket takes (framed)
 
 
 @pytest.fixture
