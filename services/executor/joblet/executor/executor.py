@@ -84,8 +84,12 @@ class Executor:
         job_id = supervisor.job_id
         self._supervisors[job_id] = supervisor
         supervisor.ended.add_done_callback(lambda _: self._let_go(supervisor))
-        supervisor.launched.add_done_callback(lambda _: self._reserve.refill())
+        supervisor.launched.add_done_callback(lambda _: self._refill())
         self.leave_at_end(task)
+
+    def _refill(self) -> None:
+        self._reserve.refill()
+        self.site.logs.refill()
 
     def _let_go(self, supervisor: Supervisor) -> None:
         self._supervisors.pop(supervisor.job_id, None)

@@ -3,11 +3,14 @@
 One connection; requests go out at once and are answered in their order: JSON both ways, descriptors beside the answer.
 Every operation can be repeated, so a request that met a restarting logstore is sent again until its time is up; running
 jobs write on meanwhile, they hold the files themselves.
+
+A job gets a log made ahead (`sparelogs`) while the logstore is there, and the logstore gives it the job's name during
+the launch: whoever tells a command to go has awaited `LogFiles.named`. Otherwise, and when there is none, the log is
+opened and waited for.
 """
 
 import asyncio
 import errno
-import json
 import os
 import socket
 from collections import deque
@@ -19,8 +22,11 @@ from typing import Any, Final
 from joblet.common import unixsock
 from joblet.common.errors import Internal, Unavailable
 from joblet.common.unixsock import Received
+from joblet.executor.logrequests import Request, checked, close_all, encoded
+from joblet.executor.sparelogs import Spare, SpareLogs
 
 TIMEOUT_SECONDS: Final = 5.0
+NAMING_SECONDS: Final = 20.0  # a job that has been accepted does not fail of a logstore that is being restarted
 _RETRY_SECONDS: Final = 0.05
 
 
@@ -30,6 +36,22 @@ class LogFiles:
 
     output: int
     index: int
+    naming: "Naming | None" = None
+
+    async def named(self) -> None:
+        """Returns when the log has the job's name. Raises Unavailable when the logstore stays away, Internal when the
+        log never will have it."""
+        if self.naming is not None:
+            await self.naming.done(NAMING_SECONDS)
+
+    async def gets_name(self) -> bool:
+        """Whether it has it, or never will. Raises Unavailable, sooner."""
+        try:
+            if self.naming is not None:
+                await self.naming.done(TIMEOUT_SECONDS)
+        except Internal:
+            return False
+        return True
 
 
 class LogStore:
@@ -40,51 +62,69 @@ class LogStore:
         self._timeout_seconds = timeout_seconds
         self._socket: socket.socket | None = None
         self._waiting: deque[asyncio.Future[Received]] = deque()
+        self._spares = SpareLogs(self.send)
 
     def opening(self, job_id: str) -> "Opening":
         """Asks for the job's log files without waiting for them."""
-        return Opening(self, job_id)
+        spare = self._spares.take() if self._socket is not None else None
+        if spare is None:
+            return Opening(self, job_id)
+        naming = Naming(self, spare, job_id)
+        if naming.failed:
+            self._spares.put_back(spare)
+            return Opening(self, job_id)
+        return Opening(self, job_id, spare, naming)
+
+    def refill(self) -> None:
+        """Logs are made ahead, soon."""
+        self._spares.refill()
 
     async def finish(self, job_id: str) -> int:
         """Marks the end of the output of a job whose init is gone; the number of bytes in it."""
-        return int((await self._answer("finish", job_id))["bytes"])
+        return int((await self._answer({"op": "finish", "job_id": job_id}))["bytes"])
 
     async def size(self, job_id: str) -> int:
         """Bytes of output so far."""
-        return int((await self._answer("size", job_id))["bytes"])
+        return int((await self._answer({"op": "size", "job_id": job_id}))["bytes"])
 
     def close(self) -> None:
+        self._spares.close()
         self._disconnect(ConnectionAbortedError(errno.ECONNABORTED, "closed"))
 
-    async def _answer(self, operation: str, job_id: str) -> Mapping[str, Any]:
-        received = await self.settle(operation, job_id, self.send(operation, job_id))
-        _check(received, operation, job_id, 0)
-        return _object(received)
+    async def _answer(self, request: Request) -> Mapping[str, Any]:
+        return checked(request, await self.settle(request, self.send(request), self._timeout_seconds))
 
-    def send(self, operation: str, job_id: str) -> "asyncio.Future[Received]":
+    def send(self, request: Request) -> "asyncio.Future[Received]":
         """One attempt; the answer to come, or the OSError that met it."""
         answer: asyncio.Future[Received] = asyncio.get_running_loop().create_future()
         try:
             sock = self._connected()
-            unixsock.send(sock, json.dumps({"op": operation, "job_id": job_id}).encode())
+            unixsock.send(sock, encoded(request))
             self._waiting.append(answer)
         except OSError as error:
             self._disconnect(error)
             answer.set_exception(error)
         return answer
 
-    async def settle(self, operation: str, job_id: str, answer: "asyncio.Future[Received]") -> Received:
+    async def open(self, request: Request, answer: "asyncio.Future[Received]") -> LogFiles:
+        """The log files of an answer. Raises Unavailable, or Internal with its text."""
+        received = await self.settle(request, answer, self._timeout_seconds)
+        checked(request, received, 2)
+        output, index = received.fds
+        return LogFiles(output, index)
+
+    async def settle(self, request: Request, answer: "asyncio.Future[Received]", seconds: float) -> Received:
         """Waits for an answer, asking again while the logstore is away. Raises Unavailable when its time is up."""
         reason = "no answer"
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with asyncio.timeout(seconds):
                 while True:
                     try:
                         return await answer
                     except OSError as error:
                         reason = (error.strerror or str(error)).lower()
                         await asyncio.sleep(_RETRY_SECONDS)
-                        answer = self.send(operation, job_id)
+                        answer = self.send(request)
         except TimeoutError:
             raise Unavailable(
                 f"the logstore does not answer at {self._path}: {reason}",
@@ -107,12 +147,12 @@ class LogStore:
             self._disconnect(error)
             return
         if not received.data or not self._waiting:
-            _close_all(received)
+            close_all(received)
             self._disconnect(ConnectionResetError(errno.ECONNRESET, "connection closed by the logstore"))
             return
         answer = self._waiting.popleft()
         if answer.cancelled():
-            _close_all(received)
+            close_all(received)
         else:
             answer.set_result(received)
 
@@ -130,19 +170,26 @@ class LogStore:
 class Opening:
     """Log files that were asked for. Whatever arrives is closed by `close`, also when nobody waited for it."""
 
-    def __init__(self, store: LogStore, job_id: str) -> None:
+    def __init__(
+        self, store: LogStore, job_id: str, spare: Spare | None = None, naming: "Naming | None" = None
+    ) -> None:
         self._store = store
-        self._job_id = job_id
+        self._request: Request = {"op": "open", "job_id": job_id}
+        self._naming = naming
         self._files: LogFiles | None = None
-        self._awaited = False
-        self._asked = store.send("open", job_id)
+        self._asked: asyncio.Future[Received] | None = None
+        if spare is None:
+            self._asked = store.send(self._request)
+        else:
+            self._files = LogFiles(spare.output, spare.index, naming)
 
     async def files(self) -> LogFiles:
         """The job's log files, made if they were not there. Raises Unavailable, or Internal with its text."""
-        self._awaited = True
-        received = await self._store.settle("open", self._job_id, self._asked)
-        _check(received, "open", self._job_id, 2)
-        self._files = LogFiles(*received.fds)
+        if self._asked is not None:
+            asked, self._asked = self._asked, None
+            self._files = await self._store.open(self._request, asked)
+        if self._files is None:
+            raise Internal("log files that were asked for did not come or are closed")
         return self._files
 
     def close(self) -> None:
@@ -150,23 +197,43 @@ class Opening:
         if files is not None:
             os.close(files.output)
             os.close(files.index)
-        elif not self._awaited and not self._asked.cancel() and self._asked.exception() is None:
-            _close_all(self._asked.result())  # answered, and nobody looked at it
+        if self._naming is not None:
+            self._naming.close()
+        if self._asked is not None and not self._asked.cancel() and self._asked.exception() is None:
+            close_all(self._asked.result())  # answered, and nobody looked at it
 
 
-def _check(received: Received, operation: str, job_id: str, fd_count: int) -> None:
-    answer = _object(received)
-    if not answer.get("ok") or len(received.fds) != fd_count:
-        _close_all(received)
-        text = answer.get("error") or f"{len(received.fds)} descriptors instead of {fd_count}"
-        raise Internal(f"the logstore could not {operation} the log of job {job_id}: {text}")
+class Naming:
+    """A log made ahead on its way to be a job's. One task at a time awaits it, as often as it wants."""
 
+    def __init__(self, store: LogStore, spare: Spare, job_id: str) -> None:
+        self._store = store
+        self._request: Request = {"op": "name", "spare": spare.name, "job_id": job_id}
+        self._asked: asyncio.Future[Received] | None = store.send(self._request)
+        self._done = False
+        self._refusal: Internal | None = None
 
-def _object(received: Received) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(received.data)
-    return answer
+    @property
+    def failed(self) -> bool:
+        """The first attempt, at once: the logstore has not heard of it."""
+        return self._asked is not None and self._asked.done() and self._asked.exception() is not None
 
+    async def done(self, seconds: float) -> None:
+        """Raises Unavailable while the logstore is away, Internal when it refuses."""
+        if self._refusal is not None:
+            raise self._refusal
+        if self._done:
+            return
+        asked, self._asked = self._asked or self._store.send(self._request), None
+        received = await self._store.settle(self._request, asked, seconds)
+        try:
+            checked(self._request, received)
+        except Internal as refusal:
+            self._refusal = refusal
+            raise
+        self._done = True
 
-def _close_all(received: Received) -> None:
-    for fd in received.fds:
-        os.close(fd)
+    def close(self) -> None:
+        asked, self._asked = self._asked, None
+        if asked is not None and not asked.cancel():
+            asked.exception()  # nobody wants to know any more

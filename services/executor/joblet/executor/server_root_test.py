@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from joblet.api.internal import executor_pb2
-from joblet.executor import reserve, syscalls
+from joblet.executor import reserve, sparelogs, syscalls
 from joblet.executor.cgroup.detect import detect
 from joblet.executor.launch import LANDLOCK_SCOPES
 from joblet.executor.testing_node import (
@@ -353,14 +353,16 @@ def test_shared_memory_is_the_jobs_in_an_init_prepared_before_it(node: NodeProce
 
 def test_jobs_leave_no_descriptor_and_no_process(node: NodeProcesses) -> None:
     def descriptors() -> list[str]:
-        """All but TCP connections, which are the test's and closed some time later."""
+        """All but TCP connections, which are the test's and closed some time later, and the two of each spare log."""
         tables = "".join(table.read_text() for table in Path("/proc/net").glob("tcp*"))  # tcp6 may be missing
         tcp = {line.split()[9] for line in tables.splitlines()}
         names = []
         for descriptor in Path(f"/proc/{node.executor.pid}/fd").iterdir():
             with suppress(FileNotFoundError):  # closed since it was listed
                 names.append(str(descriptor.readlink()))
-        kept = (name for name in names if name.removeprefix("socket:[").rstrip("]") not in tcp)
+        spares = [name for name in names if "/logs/spare-" in name]
+        assert len(spares) <= 2 * sparelogs.STOCK
+        kept = (name for name in names if name.removeprefix("socket:[").rstrip("]") not in tcp and name not in spares)
         # The sockets of prepared inits are others each time.
         return sorted("socket" if name.startswith("socket:[") else name for name in kept)
 

@@ -26,6 +26,7 @@ from joblet.executor.ending import Evidence, Failure, launch_failure, outcome_of
 from joblet.executor.exitrecord import DamagedRecord, ExitRecord
 from joblet.executor.job import Event, InitProcess, Order, Outcome, Record, Started
 from joblet.executor.launch import Handshake, LaunchError, Resources
+from joblet.executor.logs import LogFiles
 from joblet.executor.metrics import OUTCOMES, Phases
 from joblet.executor.site import Claims, Site
 from joblet.executor.waiting import readable
@@ -59,7 +60,7 @@ class Supervisor:
         self._claims = claims
         self._pidfd: int | None = None
         self._init_left = False  # as far as seen
-        self._output: int | None = None  # the log, while this process holds it
+        self._log: LogFiles | None = None  # while this process holds it
         self._stop = asyncio.Event()
         self._refused: Failure | None = None
         self._heard: Failure | None = None
@@ -68,7 +69,7 @@ class Supervisor:
 
     async def launch(self, order: Order, spec: bytes, resources: Resources, phases: Phases) -> None:
         """Starts the command and watches it to its end."""
-        self._output = resources.log.output
+        self._log = resources.log
         with self._claims.descriptors:
             await self._launch(order, spec, resources, phases)
             del order, spec, resources  # the secrets in them have done their service
@@ -149,6 +150,8 @@ class Supervisor:
         facts = attest(command_pid, resources.cgroup, expected)
         attested_ns = time.time_ns()
         phases.reached("attest")
+        await resources.log.named()
+        phases.reached("name")
         if self._stop.is_set():
             raise Canceled
         init = InitProcess(pid, start_ticks, node.boot_id, command_pid)
@@ -317,10 +320,12 @@ class Supervisor:
         """Bytes of output, after making sure that it has an end; None when the logstore could not be asked."""
         # A job's init that was never told GO leaves its log open, as does one that was killed.
         by_init = record is not None and record.started
-        if by_init and self._output is not None:
-            return os.fstat(self._output).st_size
+        if by_init and self._log is not None:
+            return os.fstat(self._log.output).st_size
         try:
             logs = self._site.logs
+            if self._log is not None and not await self._log.gets_name():
+                return 0  # the job never ran, and has no log that somebody could wait for
             return await (logs.size(self.job_id) if by_init else logs.finish(self.job_id))
         except JobletError as error:
             _log.error("the log could not be closed", jobId=self.job_id, error=error)

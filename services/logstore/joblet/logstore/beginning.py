@@ -46,6 +46,7 @@ async def _since(log: WatchedLog, since_ns: int, *, follow: bool) -> Beginning:
     """Output that has no entry yet gets one with the time at which that is made: it is younger than all that has."""
     while True:
         log.changed.clear()
+        removed = log.removed
         size, now_ns = log.size, time.time_ns()
         last, reached = await asyncio.to_thread(before, log.files.index, since_ns)
         ended = last is not None and last.kind is Kind.END
@@ -53,7 +54,7 @@ async def _since(log: WatchedLog, since_ns: int, *, follow: bool) -> Beginning:
             return Beginning(last.total_bytes if last is not None else 0, reached=reached or now_ns >= since_ns)
         if not follow:
             return Beginning(size, reached=False)
-        await log.wait(since_ns)
+        await log.wait(since_ns, removed=removed)
 
 
 async def _present_end(log: WatchedLog, until_ns: int | None) -> int:

@@ -46,6 +46,7 @@ async def _follow(log: WatchedLog, selection: Selection, begin: int) -> AsyncGen
     position = begin
     while True:
         log.changed.clear()
+        removed = log.removed
         index.poll()
         size = log.size
         while position < size:
@@ -58,4 +59,4 @@ async def _follow(log: WatchedLog, selection: Selection, begin: int) -> AsyncGen
             return
         if not selection.follow:
             return
-        await log.wait()
+        await log.wait(removed=removed)

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from pathlib import Path
@@ -98,6 +99,44 @@ def test_any_bytes_from_any_offset(logs: LogDirectory) -> None:
         async with watching() as inotify:
             for offset in (0, 1, 255, CHUNK_SIZE - 1, CHUNK_SIZE, len(content) - 1, len(content)):
                 assert await read(logs, inotify, Selection(offset)) == content[offset:]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "selection", [FROM_THE_START, Selection(timestamps=True), Selection(since_ns=time.time_ns() + 10**15)]
+)
+def test_a_reader_of_a_log_that_is_made_anew_is_told(logs: LogDirectory, selection: Selection) -> None:
+    async def main() -> None:
+        async with watching() as inotify, asyncio.timeout(TIMEOUT_SECONDS):
+            with writing(logs), closing(logs.spares.make()) as spare:
+                async with following(logs, inotify, selection) as chunks:
+                    first = asyncio.ensure_future(anext(chunks))
+                    while not inotify.watches:
+                        await asyncio.sleep(0)
+                    logs.name_spare(spare.name, JOB)
+                    with pytest.raises(Unavailable, match="the log was made anew"):
+                        await first
+                os.write(spare.output, b"hello")
+                append(spare.index, encode(Entry(5, 1, Kind.END)))
+            assert await read(logs, inotify) == b"hello"
+
+    asyncio.run(main())
+
+
+def test_a_reader_of_a_log_that_ends_and_is_deleted_gets_all_of_it(logs: LogDirectory) -> None:
+    async def main() -> None:
+        async with watching() as inotify, asyncio.timeout(TIMEOUT_SECONDS):
+            with writing(logs) as files:
+                async with following(logs, inotify) as chunks:
+                    first = asyncio.ensure_future(anext(chunks))
+                    while not inotify.watches:
+                        await asyncio.sleep(0)
+                    os.write(files.output, b"hello")
+                    index(files, 5, Kind.END)
+                    logs.delete(JOB)
+                    assert (await first).payload == b"hello"
+                    assert [chunk async for chunk in chunks] == []
 
     asyncio.run(main())
 

@@ -1,29 +1,35 @@
-"""The control socket: gives the executor descriptors of a job's log files, ends logs whose init was killed, and gives
-the gateway of this machine a socket to read on.
+"""The control socket: gives the executor descriptors of log files, ends logs whose init was killed, and gives the
+gateway of this machine a socket to read on.
 
 A unix socket of type SOCK_SEQPACKET. Every request and every answer is one JSON object in one packet of at most 4 KiB:
 
     {"op": "open", "job_id": J}     -> {"ok": true}, with two descriptors (SCM_RIGHTS): output, index
+    {"op": "prepare", "count": N}   -> {"ok": true, "spares": [S, ...]}, with those of N spare logs; N is 1 to 8
+    {"op": "name", "spare": S, "job_id": J}
+                                    -> {"ok": true}: the spare is the job's log (spares.py)
     {"op": "finish", "job_id": J}   -> {"ok": true, "bytes": N}; only for a job whose init is gone
     {"op": "size", "job_id": J}     -> {"ok": true, "bytes": N, "ended": false}
     {"op": "stream", "job_id": J}   -> {"ok": true, "ticket": T}, with one descriptor: a socket, on which the output
                                        comes that a call of ReadLogs with this ticket asks for (`tickets`)
     anything else                   -> {"ok": false, "error": "what was wrong"}
 
-All may be repeated. Only uid 0 and the logstore's own uid get an answer other than a refusal (SO_PEERCRED,
-unix(7)); the file mode 0600 keeps others from connecting at all. A bad packet is answered and logged, and its
-connection goes on.
+All of them may be repeated; "prepare" and "stream" give others each time. Only uid 0 and the logstore's own uid get an
+answer other than a refusal (SO_PEERCRED, unix(7)); the file mode 0600 keeps others from connecting at all. A bad packet
+is answered and logged, and its connection goes on.
+
+Each connection has a thread, which waits for a request, does what it says and answers: launches wait for that, and it
+takes one wake-up of one thread.
 """
 
 import asyncio
-import contextlib
 import errno
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from contextlib import ExitStack
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,14 +38,18 @@ from joblet.common.errors import InvalidArgument, JobletError, PermissionDenied,
 from joblet.common.log import get_logger
 from joblet.logstore import metrics
 from joblet.logstore.layout import LogDirectory
+from joblet.logstore.spares import Spare
 from joblet.logstore.tickets import Tickets
 
 PACKET_SIZE = 4096  # bytes, for requests and answers
 CONNECTIONS = 64
+SPARES_AT_ONCE = 8
 SEND_TIMEOUT_SECONDS = 10.0  # for a peer that asks and does not read the answers
 RETRY_SECONDS = 0.1  # before accepting again when there are no descriptors left
 
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
+
+_KINDS = {str: "a string", int: "a whole number"}
 
 log = get_logger(__name__)
 
@@ -54,132 +64,153 @@ class Answer:
 
 
 class Handout:
-    """Listens from its construction (raises StartError); answers while `serve` runs; one packet at a time per peer.
+    """Listens from its construction (raises StartError); `serve` takes connections.
 
-    `opened` is called, in the thread of `disk`, with the id of every log that is given away.
+    `opened` is called, in the thread of a connection, with the id of every job that gets a log to write to.
     """
 
-    def __init__(
-        self, path: Path, logs: LogDirectory, disk: Executor, opened: Callable[[str], None], tickets: Tickets
-    ) -> None:
+    def __init__(self, path: Path, logs: LogDirectory, opened: Callable[[str], None], tickets: Tickets) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._logs = logs
-        self._disk = disk
         self._opened = opened
         self._tickets = tickets
         self._socket = unixsock.bind(path)
         self._socket.setblocking(False)
-        self._connections = 0
-        self._operations: dict[str, Callable[[str], Answer]] = {
-            "open": self._open,
-            "finish": self._finish,
-            "size": self._size,
-            "stream": self._stream,
+        self._peers: dict[socket.socket, threading.Thread] = {}
+        self._closing = threading.Lock()  # a peer's socket is closed, or shut down by `close`, but not both at once
+        self._operations: dict[str, tuple[dict[str, type], Callable[..., Answer]]] = {
+            "open": ({"job_id": str}, self._open),
+            "prepare": ({"count": int}, self._prepare),
+            "name": ({"spare": str, "job_id": str}, self._name),
+            "finish": ({"job_id": str}, self._finish),
+            "size": ({"job_id": str}, self._size),
+            "stream": ({"job_id": str}, self._stream),
         }
 
     def close(self) -> None:
+        """Ends all connections, each after the request that is being answered."""
         self._path.unlink(missing_ok=True)
         self._socket.close()
+        with self._closing:
+            threads = list(self._peers.values())
+            for peer in self._peers:
+                with suppress(OSError):  # the other side has closed it
+                    peer.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join()
 
     async def serve(self) -> None:
         """Runs until it is cancelled."""
         loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as group:
-            while True:
-                try:
-                    peer, _ = await loop.sock_accept(self._socket)
-                except OSError as error:
-                    if error.errno not in _NO_DESCRIPTORS:
-                        raise
-                    log.error("control socket cannot accept", error=error)
-                    await asyncio.sleep(RETRY_SECONDS)
-                    continue
-                group.create_task(self._connection(peer))
-
-    async def _connection(self, peer: socket.socket) -> None:
-        with peer:
-            peer.setblocking(False)
-            self._connections += 1
+        while True:
             try:
-                await self._answer_all(peer)
-            except (OSError, TimeoutError) as error:
-                log.warn("control connection failed", error=error)
-            except Exception:  # - a fault in answering one peer must not take the others along
-                log.exception("control connection failed")
-            finally:
-                self._connections -= 1
+                peer, _ = await loop.sock_accept(self._socket)
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTORS:
+                    raise
+                log.error("control socket cannot accept", error=error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            self._peers[peer] = threading.Thread(target=self._connection, args=(peer,), name="control")
+            self._peers[peer].start()
 
-    async def _answer_all(self, peer: socket.socket) -> None:
+    def _connection(self, peer: socket.socket) -> None:
+        try:
+            peer.setblocking(True)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(SEND_TIMEOUT_SECONDS))
+            self._answer_all(peer)
+        except BlockingIOError:
+            log.warn("control connection failed", error="answers are not read")
+        except OSError as error:
+            log.warn("control connection failed", error=error)
+        except Exception:  # - a fault in answering one peer must not take the others along
+            log.exception("control connection failed")
+        finally:
+            with self._closing:
+                del self._peers[peer]
+                peer.close()
+
+    def _answer_all(self, peer: socket.socket) -> None:
         try:
             self._admit(unixsock.peer(peer).uid)
         except JobletError as refused:
             log.warn("control connection refused", error=refused)
-            await _send(peer, Answer({"ok": False, "error": str(refused)}))
+            _send(peer, Answer({"ok": False, "error": str(refused)}))
             return
         while True:
-            await _ready(peer, "reader")
             try:
                 packet = unixsock.receive(peer, PACKET_SIZE, max_fds=0)
-            except BlockingIOError:
-                continue
             except OSError as error:
                 if error.errno != errno.EMSGSIZE:
                     raise
                 refusal = InvalidArgument(f"a request has at most {PACKET_SIZE} bytes and no descriptors")
-                await _send(peer, _failure(refusal))
+                _send(peer, _failure(refusal))
                 continue
             if not packet.data:
                 return
-            unsent = await asyncio.get_running_loop().run_in_executor(self._disk, self._serve, peer, packet.data)
-            if unsent is not None:
-                with _given_away(unsent):
-                    await _send(peer, unsent)
+            _send(peer, self._answer(packet.data))
 
     def _admit(self, uid: int) -> None:
         if uid not in (0, os.geteuid()):
             raise PermissionDenied(f"uid {uid} may not use this socket")
-        if self._connections > CONNECTIONS:
+        if len(self._peers) > CONNECTIONS:
             raise ResourceExhausted(f"more than {CONNECTIONS} connections to this socket")
-
-    def _serve(self, peer: socket.socket, packet: bytes) -> Answer | None:
-        """In the disk's thread, and the answer goes out from there: a launch waits for it. What could not be sent."""
-        answer = self._answer(packet)
-        with _given_away(answer) as descriptors:
-            try:
-                with contextlib.suppress(BrokenPipeError):
-                    unixsock.send(peer, answer.packet(), answer.fds)
-            except BlockingIOError:
-                descriptors.pop_all()
-                return answer
-        return None
 
     def _answer(self, packet: bytes) -> Answer:
         try:
-            operation, job_id = self._parse(packet)
-            return operation(job_id)
+            operation, arguments = self._parse(packet)
+            return operation(**arguments)
         except (JobletError, OSError) as error:
             return _failure(error)
 
-    def _parse(self, packet: bytes) -> tuple[Callable[[str], Answer], str]:
+    def _parse(self, packet: bytes) -> tuple[Callable[..., Answer], Mapping[str, object]]:
         try:
             request = json.loads(packet)
         except (ValueError, RecursionError):
             raise InvalidArgument("a request is one JSON object") from None
-        if not isinstance(request, dict) or request.keys() != {"op", "job_id"}:
-            raise InvalidArgument('a request has the keys "op" and "job_id"')
-        operation, job_id = request["op"], request["job_id"]
-        if not isinstance(operation, str) or operation not in self._operations:
+        name = request.pop("op", None) if isinstance(request, dict) else None
+        if name is None:
+            raise InvalidArgument('a request is an object with the key "op"')
+        if not isinstance(name, str) or name not in self._operations:
             raise InvalidArgument(f"op is one of {', '.join(self._operations)}")
-        if not isinstance(job_id, str):
-            raise InvalidArgument("job_id is a string")
-        return self._operations[operation], job_id
+        keys, operation = self._operations[name]
+        if request.keys() != keys.keys():
+            raise InvalidArgument(f"a request has the keys {' and '.join(json.dumps(key) for key in ('op', *keys))}")
+        for key, kind in keys.items():
+            if type(request[key]) is not kind:
+                raise InvalidArgument(f"{key} is {_KINDS[kind]}")
+        return operation, request
 
     def _open(self, job_id: str) -> Answer:
         files = self._logs.open_for_writing(job_id)
+        self._has_log(job_id)
+        return Answer({"ok": True}, (files.output, files.index))
+
+    def _prepare(self, count: int) -> Answer:
+        if not 1 <= count <= SPARES_AT_ONCE:
+            raise InvalidArgument(f"count is 1 to {SPARES_AT_ONCE}")
+        spares: list[Spare] = []
+        try:
+            for _ in range(count):
+                spares.append(self._logs.spares.make())
+        except BaseException:
+            for spare in spares:
+                spare.close()
+            raise
+        return Answer(
+            {"ok": True, "spares": [spare.name for spare in spares]},
+            tuple(fd for spare in spares for fd in (spare.output, spare.index)),
+        )
+
+    def _name(self, spare: str, job_id: str) -> Answer:
+        self._logs.name_spare(spare, job_id)
+        self._has_log(job_id)
+        return Answer({"ok": True})
+
+    def _has_log(self, job_id: str) -> None:
         metrics.OPENED.inc()
         self._opened(job_id)
-        return Answer({"ok": True}, (files.output, files.index))
 
     def _finish(self, job_id: str) -> Answer:
         return Answer({"ok": True, "bytes": self._logs.finish(job_id)})
@@ -193,41 +224,24 @@ class Handout:
         return Answer({"ok": True, "ticket": ticket}, (fd,))
 
 
-@contextlib.contextmanager
-def _given_away(answer: Answer) -> Iterator[ExitStack]:
-    """Closes the answer's descriptors: the peer has its own by then."""
-    with ExitStack() as descriptors:
-        for fd in answer.fds:
-            descriptors.callback(os.close, fd)
-        yield descriptors
-
-
 def _failure(error: JobletError | OSError) -> Answer:
     log.warn("control request failed", error=error)
     return Answer({"ok": False, "error": str(error)})
 
 
-async def _send(peer: socket.socket, answer: Answer) -> None:
-    """One packet; a peer that is gone does not get it. Raises TimeoutError for one that does not read."""
-    async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-        while True:
-            try:
-                with contextlib.suppress(BrokenPipeError):
-                    unixsock.send(peer, answer.packet(), answer.fds)
-                return
-            except BlockingIOError:
-                await _ready(peer, "writer")
+def _send(peer: socket.socket, answer: Answer) -> None:
+    """One packet, whose descriptors are closed here: the peer has its own by then. A peer that is gone does not get it.
 
-
-async def _ready(peer: socket.socket, direction: str) -> None:
-    loop = asyncio.get_running_loop()
-    add, remove = {
-        "reader": (loop.add_reader, loop.remove_reader),
-        "writer": (loop.add_writer, loop.remove_writer),
-    }[direction]
-    ready = asyncio.Event()
-    add(peer, ready.set)
+    Raises BlockingIOError for one that does not read.
+    """
     try:
-        await ready.wait()
+        with suppress(BrokenPipeError):
+            unixsock.send(peer, answer.packet(), answer.fds)
     finally:
-        remove(peer)
+        for fd in answer.fds:
+            os.close(fd)
+
+
+def _timeval(seconds: float) -> bytes:
+    """struct timeval."""
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))

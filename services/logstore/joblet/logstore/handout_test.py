@@ -1,10 +1,10 @@
 import asyncio
+import errno
 import json
 import os
 import random
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -13,6 +13,8 @@ import pytest
 from joblet.common import unixsock
 from joblet.common.errors import StartError
 from joblet.logstore import handout as module
+from joblet.logstore import spares
+from joblet.logstore.directory import new_index
 from joblet.logstore.handout import PACKET_SIZE, Handout
 from joblet.logstore.index import IndexReader, Kind
 from joblet.logstore.layout import LogDirectory
@@ -20,6 +22,7 @@ from joblet.logstore.tickets import Tickets
 
 JOB = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
+NAME = b'{"op": "name", "spare": "%b", "job_id": "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"}'
 TIMEOUT_SECONDS = 120.0
 
 
@@ -48,10 +51,9 @@ def serving(directory: Path, *clients: Callable[[Path], None]) -> None:
     async def main() -> None:
         with ExitStack() as stack:
             logs = stack.enter_context(closing(LogDirectory(directory / "logs")))
-            disk = stack.enter_context(ThreadPoolExecutor(1))
             tickets = stack.enter_context(closing(Tickets()))
             handout = stack.enter_context(
-                closing(Handout(directory / "run" / "control.sock", logs, disk, lambda _: None, tickets))
+                closing(Handout(directory / "run" / "control.sock", logs, lambda _: None, tickets))
             )
             server = asyncio.create_task(handout.serve())
             threads: list[Awaitable[None]] = [
@@ -82,6 +84,54 @@ def test_open_gives_the_descriptors_of_output_and_index(tmp_path: Path) -> None:
                 os.close(index)
 
     serving(tmp_path, client)
+
+
+def test_spares_come_with_descriptors_and_get_the_names_of_jobs(tmp_path: Path) -> None:
+    other = "00000000-0000-4000-8000-000000000001"
+
+    def client(path: Path) -> None:
+        with connected(path) as control:
+            answer, fds = raw(control, b'{"op": "prepare", "count": 8}')
+            spares = answer.pop("spares")
+            assert answer == {"ok": True}
+            assert isinstance(spares, list)
+            assert len(set(spares)) == 8 and len(fds) == 16
+            for spare, job_id in zip(spares, (JOB, other), strict=False):
+                request = json.dumps({"op": "name", "spare": spare, "job_id": job_id}).encode()
+                assert raw(control, request) == raw(control, request) == ({"ok": True}, ())  # it may be repeated
+            for number, job_id in enumerate((JOB, other)):
+                os.write(fds[2 * number], job_id.encode())
+                assert (tmp_path / "logs" / job_id / "output").read_text() == job_id
+                index = Path(f"/proc/self/fd/{fds[2 * number + 1]}").readlink()
+                assert index == tmp_path / "logs" / job_id / "index"
+            assert ask(control, "size") == {"ok": True, "bytes": len(JOB), "ended": False}
+            for fd in fds:
+                os.close(fd)
+
+    serving(tmp_path, client)
+
+
+def test_spares_that_cannot_be_made_leave_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = 0
+
+    def third_time_full(*arguments: object) -> int:
+        nonlocal made
+        made += 1
+        if made == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return new_index(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(spares, "new_index", third_time_full)
+
+    def client(path: Path) -> None:
+        with connected(path) as control:
+            request = b'{"op": "prepare", "count": 4}'
+            assert raw(control, request) == ({"ok": False, "error": "[Errno 28] No space left on device"}, ())
+
+    serving(tmp_path, client)  # looks at the descriptors
+    with closing(LogDirectory(tmp_path / "logs")) as logs:
+        assert logs.spares.sweep() == 3
+    assert list((tmp_path / "logs").iterdir()) == []
 
 
 def test_stream_gives_a_ticket_and_the_descriptor_of_a_socket(tmp_path: Path) -> None:
@@ -131,13 +181,24 @@ def test_unknown_jobs_are_named(tmp_path: Path, operation: str) -> None:
         (b"{", "a request is one JSON object"),
         (b"\xff\xfe\x00", "a request is one JSON object"),
         (b"[" * PACKET_SIZE, "a request is one JSON object"),
-        (b"[]", 'a request has the keys "op" and "job_id"'),
+        (b"[]", 'a request is an object with the key "op"'),
+        (b'{"job_id": "x"}', 'a request is an object with the key "op"'),
         (b'{"op": "open"}', 'a request has the keys "op" and "job_id"'),
         (b'{"op": "open", "job_id": "x", "path": "/etc"}', 'a request has the keys "op" and "job_id"'),
-        (b'{"op": "format", "job_id": "x"}', "op is one of open, finish, size, stream"),
-        (b'{"op": ["open"], "job_id": "x"}', "op is one of open, finish, size, stream"),
+        (b'{"op": "format", "job_id": "x"}', "op is one of open, prepare, name, finish, size, stream"),
+        (b'{"op": ["open"], "job_id": "x"}', "op is one of open, prepare, name, finish, size, stream"),
         (b'{"op": "open", "job_id": 7}', "job_id is a string"),
         (b'{"op": "open", "job_id": "../../etc"}', "invalid job id: '../../etc'"),
+        (b'{"op": "prepare", "job_id": "x"}', 'a request has the keys "op" and "count"'),
+        (b'{"op": "prepare", "count": "1"}', "count is a whole number"),
+        (b'{"op": "prepare", "count": true}', "count is a whole number"),
+        (b'{"op": "prepare", "count": 0}', "count is 1 to 8"),
+        (b'{"op": "prepare", "count": 9}', "count is 1 to 8"),
+        (b'{"op": "name", "job_id": "x"}', 'a request has the keys "op" and "spare" and "job_id"'),
+        (b'{"op": "name", "spare": "spare-0123456789abcdef", "job_id": "../x"}', "invalid job id: '../x'"),
+        (NAME % b"../../etc", "invalid name of a spare log: '../../etc'"),
+        (NAME % b"00000000-0000-4000-8000-000000000000", f"invalid name of a spare log: '{UNKNOWN}'"),
+        (NAME % b"spare-0123456789abcdef", "there is no spare log spare-0123456789abcdef"),
         (b"x" * (PACKET_SIZE + 1), "a request has at most 4096 bytes and no descriptors"),
     ],
 )
@@ -232,12 +293,8 @@ def test_a_peer_that_asks_and_never_reads_is_dropped(tmp_path: Path, monkeypatch
 def test_the_socket_is_private_and_taken_only_once(tmp_path: Path) -> None:
     def client(path: Path) -> None:
         assert path.stat().st_mode & 0o777 == 0o600
-        with (
-            closing(LogDirectory(tmp_path / "other")) as logs,
-            ThreadPoolExecutor(1) as disk,
-            pytest.raises(StartError),
-        ):
-            Handout(path, logs, disk, lambda _: None, Tickets())
+        with closing(LogDirectory(tmp_path / "other")) as logs, pytest.raises(StartError):
+            Handout(path, logs, lambda _: None, Tickets())
         with connected(path) as control:
             assert ask(control, "open") == {"ok": True}
 

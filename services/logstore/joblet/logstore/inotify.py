@@ -23,6 +23,7 @@ from joblet.common.errors import ResourceExhausted
 
 # linux/inotify.h
 IN_MODIFY = 0x00000002
+IN_ATTRIB = 0x00000004  # also: a name of it was removed
 IN_IGNORED = 0x00008000
 IN_Q_OVERFLOW = 0x00004000
 IN_NONBLOCK = os.O_NONBLOCK
@@ -61,11 +62,12 @@ class Inotify:
 
     @contextmanager
     def watching(self, *files: int) -> Iterator[asyncio.Event]:
-        """An event that is set whenever one of these open files was written to, and once when the service stops."""
+        """An event that is set whenever one of these open files was written to or removed, and once when the service
+        stops."""
         changed = asyncio.Event()
         with ExitStack() as watches:
             for file in files:
-                watch = _checked(_libc.inotify_add_watch(self._fd, b"/proc/self/fd/%d" % file, IN_MODIFY))
+                watch = _checked(_libc.inotify_add_watch(self._fd, b"/proc/self/fd/%d" % file, IN_MODIFY | IN_ATTRIB))
                 self._waiting.setdefault(watch, []).append(changed)
                 watches.callback(self._forget, watch, changed)
             yield changed

@@ -1,8 +1,8 @@
 """What happens to logs besides being read: noticing their end and full disks, sealing, copying, removing.
 
 One Keeper per process. It knows the state of every log, first from the directory and then from looking again at those
-that are being written; nothing of it has to survive a restart. Everything that blocks runs in threads: changes of
-directories in `disk`, the one thread that makes them all, the rest in threads of its own. Nobody waits for it but who
+that are being written; nothing of it has to survive a restart. Everything that blocks runs in threads: what sealing,
+copying and deleting change in a log's directory in `disk`, the rest in threads of its own. Nobody waits for it but who
 deletes a log that is being sealed or copied at that moment.
 """
 
@@ -110,6 +110,7 @@ class Keeper:
             await self._look_at([*self._take_new(), *self._writing])
             await self._remove_fronts()
             await self._remove_ended()
+            await self._remove_spares()
             after = sum(self._known[job_id].total_bytes for job_id in self._writing)
             grows = bool(self._limits.job_bytes) and before != after
             await asyncio.sleep(LOOK_SOON_SECONDS if grows or self._room.is_full else LOOK_SECONDS)
@@ -210,6 +211,14 @@ class Keeper:
         metrics.REMOVED.labels(reason).inc()
         metrics.REMOVED_BYTES.labels(reason).inc(state.disk_bytes)
         log.info("log removed", jobId=state.job_id, reason=reason, bytes=state.disk_bytes)
+
+    async def _remove_spares(self) -> None:
+        if not self._logs.spares:
+            return
+        try:
+            await self._look(self._logs.spares.sweep)
+        except OSError as error:
+            log.error("a spare log could not be removed", error=error)
 
     # --- sealing --------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
     DIR/<job id>/sealed    instead of `output` some time after the end: compressed and checksummed (format: sealed.py)
     DIR/<job id>/index     which byte was there when, and the end of the output (format: index.py)
     DIR/<job id>/archived  when `sealed` has been copied to the archive: to which one
+    DIR/spare-<hex>/...    no job's log yet (spares.py)
 
 The logstore creates the files and hands descriptors of them to the executor, which passes them to the job's init, the
 only writer. `index` comes into being by a rename, after `output`: a log exists when its index does. Deleting goes the
@@ -15,12 +16,15 @@ there is one of them, and when there are both they say the same.
 
 Nothing here is reached through a path that others could have changed: everything is opened relative to a descriptor of
 its directory, without following symbolic links, and only job ids that have the form of an id become names. Directories
-have mode 0700, files 0600. All calls block on the disk; the server makes them in a thread.
+have mode 0700, files 0600. All calls block on the disk; the server makes them in threads. What could come into each
+other's way is done by one at a time: making, naming, ending and deleting logs. Sealing concerns logs that have ended,
+and its caller keeps it apart from deleting.
 """
 
 import contextlib
 import os
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,20 +34,18 @@ from pathlib import Path
 from joblet.common.errors import FailedPrecondition, InvalidArgument, JobNotFound
 from joblet.common.ids import is_job_id
 from joblet.logstore import indexheader
+from joblet.logstore.directory import INDEX, OUTPUT, exists, new_index, open_file, opened, opened_directory, status
 from joblet.logstore.hole import punch_hole
 from joblet.logstore.index import Entry, IndexReader, Kind, append, encode, mend
-from joblet.logstore.indexheader import BLOCK_SIZE, HEADER
+from joblet.logstore.indexheader import BLOCK_SIZE
+from joblet.logstore.spares import Spares
 
-OUTPUT = "output"
 SEALED = "sealed"
 SEALED_UNBORN = "sealed.new"
 ARCHIVED = "archived"
-INDEX = "index"
 INDEX_UNBORN = "index.new"
 
 _STAT_BLOCK_SIZE = 512  # bytes in st_blocks, stat(2)
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +98,14 @@ class Sealing:
 
 
 class LogDirectory:
-    """All logs of this node. The directory is created (0700) when it is missing."""
+    """All logs of this node, and the `spares`. The directory is created (0700) when it is missing."""
 
     def __init__(self, path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = path
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._changing = threading.Lock()
+        self.spares = Spares(self._fd, self._changing)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -112,23 +116,38 @@ class LogDirectory:
         Creates the log when it is not there yet; asked again it gives the same files. FailedPrecondition when the
         output has ended.
         """
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(_name(job_id), 0o700, dir_fd=self._fd)
-        with self._job_directory(job_id) as directory, ExitStack() as undo:
-            if _exists(directory, INDEX) and _index(directory).ended:
-                raise FailedPrecondition(f"the output of job {job_id} has ended")
-            output = _open(directory, OUTPUT, os.O_WRONLY | os.O_CREAT)
-            undo.callback(os.close, output)
-            if not _exists(directory, INDEX):
-                _create_index(directory)
-            index = _open(directory, INDEX, os.O_WRONLY | os.O_APPEND)
-            undo.pop_all()
-            return LogFiles(output, index)
+        with self._changing:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(_name(job_id), 0o700, dir_fd=self._fd)
+            with self._job_directory(job_id) as directory, ExitStack() as undo:
+                if exists(directory, INDEX) and _index(directory).ended:
+                    raise FailedPrecondition(f"the output of job {job_id} has ended")
+                output = open_file(directory, OUTPUT, os.O_WRONLY | os.O_CREAT)
+                undo.callback(os.close, output)
+                if not exists(directory, INDEX):
+                    _create_index(directory)
+                index = open_file(directory, INDEX, os.O_WRONLY | os.O_APPEND)
+                undo.pop_all()
+                return LogFiles(output, index)
+
+    def name_spare(self, spare: str, job_id: str) -> None:
+        """The spare becomes the job's log. Asked again it does nothing: the spare is gone and the log is there.
+
+        A log of an earlier attempt, which never wrote, is replaced. FailedPrecondition when it did or has ended, or
+        when there is neither the spare nor a log.
+        """
+        name = _name(job_id)
+        with self._changing:
+            try:
+                self.spares.rename(spare, name, lambda: self._remove_unwritten(job_id))
+            except FileNotFoundError:
+                if not exists(self._fd, name):
+                    raise FailedPrecondition(f"there is no spare log {spare}") from None
 
     def open_for_reading(self, job_id: str) -> LogFiles:
         with self._job_directory(job_id) as directory, ExitStack() as undo:
             try:
-                index = _open(directory, INDEX, os.O_RDONLY)
+                index = open_file(directory, INDEX, os.O_RDONLY)
                 undo.callback(os.close, index)
                 # In this order: `sealed` is there before `output` goes.
                 output, sealed = _open_first(directory, OUTPUT, SEALED)
@@ -145,12 +164,12 @@ class LogDirectory:
         """Raises JobNotFound, IndexDamaged."""
         with self._job_directory(job_id) as directory:
             try:
-                with _opened(directory, INDEX, os.O_RDONLY) as index:
+                with opened(directory, INDEX, os.O_RDONLY) as index:
                     reader = IndexReader.at_tail(index)
                     reader.poll()
                     first, index_blocks = indexheader.first(index), os.fstat(index).st_blocks
-                sealed = not _exists(directory, OUTPUT)
-                output = _stat(directory, SEALED if sealed else OUTPUT)
+                sealed = not exists(directory, OUTPUT)
+                output = status(directory, SEALED if sealed else OUTPUT)
             except FileNotFoundError:
                 raise JobNotFound(job_id) from None
             end = reader.last if reader.ended else None
@@ -178,13 +197,13 @@ class LogDirectory:
 
         Only for a log whose init is gone. Does nothing to a log that has ended already.
         """
-        with self._job_directory(job_id) as directory, ExitStack() as stack:
+        with self._changing, self._job_directory(job_id) as directory, ExitStack() as stack:
             try:
-                index = stack.enter_context(_opened(directory, INDEX, os.O_RDWR | os.O_APPEND))
+                index = stack.enter_context(opened(directory, INDEX, os.O_RDWR | os.O_APPEND))
                 reader = mend(index)
                 if reader.ended and reader.last is not None:
                     return reader.last.total_bytes
-                size = os.fstat(stack.enter_context(_opened(directory, OUTPUT, os.O_RDONLY))).st_size
+                size = os.fstat(stack.enter_context(opened(directory, OUTPUT, os.O_RDONLY))).st_size
             except FileNotFoundError:
                 raise JobNotFound(job_id) from None
             append(index, encode(Entry(size, time.time_ns(), Kind.END)))
@@ -192,9 +211,10 @@ class LogDirectory:
 
     def delete(self, job_id: str) -> None:
         """Removes a job's output. Who reads it at that moment reads on. FailedPrecondition before the output's end."""
-        if not self.size(job_id).ended:
-            raise FailedPrecondition(f"the output of job {job_id} is still being written")
-        self._remove(job_id)
+        with self._changing:
+            if not self.size(job_id).ended:
+                raise FailedPrecondition(f"the output of job {job_id} is still being written")
+            self._remove(job_id)
 
     def remove_front(self, job_id: str, first: int) -> int:
         """Gives the room of all output before byte `first` back; `first` is rounded down to a block.
@@ -204,8 +224,8 @@ class LogDirectory:
         """
         with (
             self._job_directory(job_id) as directory,
-            _opened(directory, INDEX, os.O_RDWR) as index,
-            _opened(directory, OUTPUT, os.O_WRONLY) as output,
+            opened(directory, INDEX, os.O_RDWR) as index,
+            opened(directory, OUTPUT, os.O_WRONLY) as output,
         ):
             before, after = indexheader.first(index), first - first % BLOCK_SIZE
             if after <= before:
@@ -219,16 +239,16 @@ class LogDirectory:
         """Raises FailedPrecondition before the end of the output, JobNotFound also for a log that is sealed already."""
         with self._job_directory(job_id) as directory, ExitStack() as undo:
             try:
-                output = _open(directory, OUTPUT, os.O_RDONLY)
+                output = open_file(directory, OUTPUT, os.O_RDONLY)
                 undo.callback(os.close, output)
-                index = _open(directory, INDEX, os.O_RDONLY)
+                index = open_file(directory, INDEX, os.O_RDONLY)
                 undo.callback(os.close, index)
             except FileNotFoundError:
                 raise JobNotFound(job_id) from None
             end = _index(directory)
             if not end.ended or end.last is None:
                 raise FailedPrecondition(f"the output of job {job_id} has not ended")
-            into = _open(directory, SEALED_UNBORN, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            into = open_file(directory, SEALED_UNBORN, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             undo.pop_all()
             return Sealing(output, index, into, indexheader.first(index), end.last.total_bytes)
 
@@ -251,7 +271,7 @@ class LogDirectory:
         """A mark cut short names no archive: the log is copied once more then."""
         with (
             self._job_directory(job_id) as directory,
-            _opened(directory, ARCHIVED, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd,
+            opened(directory, ARCHIVED, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd,
         ):
             os.write(fd, url.encode())
 
@@ -260,12 +280,22 @@ class LogDirectory:
         swept = []
         for name in self.job_ids():
             with self._job_directory(name) as directory:
-                complete = _exists(directory, INDEX)
+                complete = exists(directory, INDEX)
                 _finish_sealing(directory)
             if not complete:
                 self._remove(name)
                 swept.append(name)
         return swept
+
+    def _remove_unwritten(self, job_id: str) -> None:
+        """Whoever reads it at that moment sees that it is gone (WatchedLog.removed)."""
+        with self._job_directory(job_id) as directory:
+            if exists(directory, INDEX):
+                if _index(directory).ended:
+                    raise FailedPrecondition(f"the output of job {job_id} has ended")
+                if status(directory, OUTPUT).st_size:
+                    raise FailedPrecondition(f"job {job_id} has written output already")
+        self._remove(job_id)
 
     def _remove(self, job_id: str) -> None:
         with self._job_directory(job_id) as directory:
@@ -276,14 +306,12 @@ class LogDirectory:
 
     @contextmanager
     def _job_directory(self, job_id: str) -> Iterator[int]:
-        try:
-            fd = os.open(_name(job_id), _DIRECTORY, dir_fd=self._fd)
-        except FileNotFoundError:
-            raise JobNotFound(job_id) from None
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+        with ExitStack() as stack:
+            try:
+                directory = stack.enter_context(opened_directory(self._fd, _name(job_id)))
+            except FileNotFoundError:
+                raise JobNotFound(job_id) from None
+            yield directory
 
 
 def _name(job_id: str) -> str:
@@ -293,47 +321,26 @@ def _name(job_id: str) -> str:
     return job_id
 
 
-def _open(directory: int, name: str, flags: int) -> int:
-    return os.open(name, flags | _FILE, 0o600, dir_fd=directory)
-
-
 def _open_first(directory: int, name: str, other: str) -> tuple[int, bool]:
     """One of two files, for reading, and whether it is the other one."""
     try:
-        return _open(directory, name, os.O_RDONLY), False
+        return open_file(directory, name, os.O_RDONLY), False
     except FileNotFoundError:
-        return _open(directory, other, os.O_RDONLY), True
-
-
-@contextmanager
-def _opened(directory: int, name: str, flags: int) -> Iterator[int]:
-    fd = _open(directory, name, flags)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _exists(directory: int, name: str) -> bool:
-    try:
-        _stat(directory, name)
-    except FileNotFoundError:
-        return False
-    return True
+        return open_file(directory, other, os.O_RDONLY), True
 
 
 def _finish_sealing(directory: int) -> None:
     """`sealed` is complete when it is there, `sealed.new` may not be."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(SEALED_UNBORN, dir_fd=directory)
-    if _exists(directory, SEALED):
+    if exists(directory, SEALED):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(OUTPUT, dir_fd=directory)
 
 
 def _index(directory: int) -> IndexReader:
     """Has seen the newest entry."""
-    with _opened(directory, INDEX, os.O_RDONLY) as fd:
+    with opened(directory, INDEX, os.O_RDONLY) as fd:
         reader = IndexReader.at_tail(fd)
         reader.poll()
         return reader
@@ -342,17 +349,12 @@ def _index(directory: int) -> IndexReader:
 def _read_text(directory: int, name: str) -> str:
     """Empty when there is no such file."""
     try:
-        with _opened(directory, name, os.O_RDONLY) as fd:
+        with opened(directory, name, os.O_RDONLY) as fd:
             return os.read(fd, 4096).decode(errors="replace")
     except FileNotFoundError:
         return ""
 
 
-def _stat(directory: int, name: str) -> os.stat_result:
-    return os.stat(name, dir_fd=directory, follow_symlinks=False)
-
-
 def _create_index(directory: int) -> None:
-    with _opened(directory, INDEX_UNBORN, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND) as fd:
-        append(fd, HEADER)
+    os.close(new_index(directory, INDEX_UNBORN, os.O_TRUNC))
     os.rename(INDEX_UNBORN, INDEX, src_dir_fd=directory, dst_dir_fd=directory)

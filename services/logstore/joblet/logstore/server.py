@@ -50,9 +50,10 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
         readers = Readers(min(own.retention.reader_hold_seconds, RETURN_SECONDS))
         keeper = stack.enter_context(closing(Keeper(logs, readers, disk, own, archive)))
         tickets = stack.enter_context(closing(Tickets()))
-        handout = stack.enter_context(closing(Handout(own.socket, logs, disk, keeper.opened, tickets)))
+        handout = stack.enter_context(closing(Handout(own.socket, logs, keeper.opened, tickets)))
         for job_id in logs.sweep():
             log.warn("removed an incomplete log", jobId=job_id)
+        logs.spares.sweep()
         inotify = stack.enter_context(closing(Inotify()))
         probes = metrics.start_http(own.metrics_listen, metrics.REGISTRY, lambda: None if ready else "not serving")
         stack.callback(probes.stop)

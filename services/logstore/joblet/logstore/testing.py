@@ -101,9 +101,12 @@ class LogStoreProcess:
             yield channel, LogStoreServiceStub(channel)
 
     def ask(self, operation: str, job_id: str) -> tuple[dict[str, object], tuple[int, ...]]:
-        """One request on the control socket."""
+        return self.request({"op": operation, "job_id": job_id})
+
+    def request(self, fields: Mapping[str, object]) -> tuple[dict[str, object], tuple[int, ...]]:
+        """One request on the control socket, over a connection of its own."""
         with unixsock.connect(self.directory / "control.sock", timeout_seconds=TIMEOUT_SECONDS) as control:
-            unixsock.send(control, json.dumps({"op": operation, "job_id": job_id}).encode())
+            unixsock.send(control, json.dumps(fields).encode())
             received = unixsock.receive(control)
         return json.loads(received.data), received.fds
 

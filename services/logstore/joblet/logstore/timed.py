@@ -28,6 +28,7 @@ async def follow_timed(log: WatchedLog, selection: Selection, begin: int) -> Asy
     position = begin
     while True:
         log.changed.clear()
+        removed = log.removed
         size, now_ns = log.size, time.time_ns()
         batch = index.some()
         is_last = not batch and not selection.follow
@@ -49,7 +50,7 @@ async def follow_timed(log: WatchedLog, selection: Selection, begin: int) -> Asy
         if not batch:
             if until_ns is not None and now_ns >= until_ns + GRACE_NS:
                 return
-            await log.wait(None if until_ns is None else until_ns + GRACE_NS)
+            await log.wait(None if until_ns is None else until_ns + GRACE_NS, removed=removed)
 
 
 def _with_times(chunk: Chunk, entries: deque[Entry]) -> Chunk:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ class WatchedLog:
         """Bytes of output at this moment."""
         return self.files.output.size
 
+    @property
+    def removed(self) -> bool:
+        """Whether the log has been removed. Ask before the end is looked for: one that was deleted has an end."""
+        return os.fstat(self.files.index).st_nlink == 0
+
     def check_stopping(self) -> None:
         """Raises Unavailable when the service stops."""
         if self._inotify.stopping:
@@ -52,9 +58,14 @@ class WatchedLog:
                 return chunk
         return None
 
-    async def wait(self, deadline_ns: int | None = None) -> None:
-        """Until something changes or, if it comes first, about `deadline_ns` of the clock."""
+    async def wait(self, deadline_ns: int | None = None, *, removed: bool) -> None:
+        """Until something changes or, if it comes first, about `deadline_ns` of the clock.
+
+        Raises Unavailable when the log was `removed` without an end: it was empty, and the job has another one now.
+        """
         self.check_stopping()
+        if removed:
+            raise Unavailable("the log was made anew", hint="read on from the same offset")
         if deadline_ns is None:
             await self.changed.wait()
             return
