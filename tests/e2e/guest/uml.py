@@ -29,6 +29,7 @@ DEFAULT = (
     "tests/e2e/guest/own_cgroup_checks.py",
     "tests/e2e/limits_test.py",
     "tests/e2e/reasons_test.py",
+    "tests/e2e/neighbours_test.py",
     "tests/e2e/escape_test.py",
     f"{EXECUTOR}/hardening_root_test.py::test_without_the_line_attestation_refuses[started outside of its cgroup]",
     f"--deselect={EXECUTOR}/server_root_test.py::test_stop",
