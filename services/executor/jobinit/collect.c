@@ -294,12 +294,16 @@ static void finish(void)
     leave(result < 0);
 }
 
-/* As command.c: enters the job's user namespace with all capabilities in it and keeps one. */
+/* As command.c, but without init's privileges: as its owner, whom init has kept, it enters the job's user namespace with
+ * all capabilities in it, and keeps one. */
 static void become_user(const struct spec_header *header)
 {
     struct __user_cap_header_struct version = {_LINUX_CAPABILITY_VERSION_3, 0};
     const uint32_t keep_one = 1U << CAP_DAC_READ_SEARCH;
     const struct __user_cap_data_struct data[2] = {{keep_one, keep_one, 0}};
+    uid_t real, effective, owner;
+    need(STAGE_USERNS, sys(SYS_getresuid, &real, &effective, &owner), "getresuid");
+    need(STAGE_USERNS, sys(SYS_setresuid, -1, owner, -1), "setresuid to the owner");
     need(STAGE_USERNS, sys(SYS_setns, FD_USERNS, CLONE_NEWUSER), "setns to the user namespace");
     need(STAGE_CREDENTIALS, sys(SYS_setgroups, 0, NULL), "setgroups");
     need(STAGE_CREDENTIALS, sys(SYS_setresgid, header->gid, header->gid, header->gid), "setresgid");

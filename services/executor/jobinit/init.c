@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/nsfs.h>
 #include <linux/sched.h>
 #include <net/if.h>
 #include <signal.h>
@@ -116,11 +117,21 @@ static void close_all(uint32_t first, uint32_t last)
     need(STAGE_PRIVILEGES, sys(SYS_close_range, first, last, 0), "close_range");
 }
 
+/* As the saved user: with that one collect.c may enter the job's user namespace, for it is its owner. */
+static void keep_owner(void)
+{
+    uid_t owner;
+    need(STAGE_PRIVILEGES, sys(SYS_ioctl, FD_USERNS, NS_GET_OWNER_UID, &owner), "owner of the user namespace");
+    need(STAGE_PRIVILEGES, sys(SYS_setresuid, -1, -1, owner), "setresuid");
+}
+
 /* The last close of the control socket comes when nothing can fail any more but supervision itself. */
 static void give_up_privileges(const struct spec_header *spec_header)
 {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     const struct __user_cap_data_struct only_kill[2] = {{1U << CAP_KILL, 1U << CAP_KILL, 0}};
+    if (spec_header->outputs)
+        keep_owner();
     close_all(FD_SPEC, FD_SPEC);
     close_all(FD_TEMPLATE, spec_header->outputs ? FD_TEMPLATE : FD_USERNS); /* for collect.c to enter */
     close_all(FD_UPLOADS, FD_UPLOADS);

@@ -205,7 +205,10 @@ HARDENING: Final[tuple[Mutation, ...]] = (
          "(void)restrict_by_landlock; long landlock_error = 0;", host_network=True),
     take("no seccomp", "command.c", "    seccomp_load(header->profile);\n", ""),
     # collect.c
-    without("outputs in init's user namespace", "collect.c", "STAGE_USERNS", "SYS_setns"),
+    Mutation("outputs in init's user namespace", (
+        call("collect.c", "STAGE_USERNS", "SYS_setns"),
+        call("collect.c", "STAGE_USERNS", "SYS_setresuid"),
+    )),
     without("outputs with the groups of init", "collect.c", "STAGE_CREDENTIALS", "SYS_setgroups"),
     without("outputs as init's gid", "collect.c", "STAGE_CREDENTIALS", "SYS_setresgid"),
     without("outputs as init's uid", "collect.c", "STAGE_CREDENTIALS", "SYS_setresuid"),

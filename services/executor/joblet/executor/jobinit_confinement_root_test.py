@@ -1,5 +1,6 @@
 """What a job started by jobinit sees of itself and of the machine, and which system calls it is refused."""
 
+import ctypes
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from joblet.executor.jobinit_for_tests import JOBINIT, PATH, UID_BASE, Failed, Job
+from joblet.executor.jobinit_for_tests import JOBINIT, PATH, UID_BASE, Failed, Job, prints
 from joblet.executor.jobspec import LaunchFlag, Profile, Stage, Upload
 from joblet.executor.procfs import parse_cgroups
 from joblet.executor.syscalls import landlock_abi
@@ -69,7 +70,34 @@ def test_identity_and_privileges(job: Job) -> None:
 
 
 def test_ids_inside_are_a_range_outside(job: Job) -> None:
-    assert shell(job, "cat /proc/self/uid_map /proc/self/gid_map").split() == ["0", str(UID_BASE), "65536"] * 2
+    assert shell(job, "cat /proc/self/uid_map /proc/self/gid_map").split() == ["0", str(UID_BASE), "65535"] * 2
+
+
+TAKES_ALL_INSTANCES = """
+import ctypes, time
+libc = ctypes.CDLL(None)
+while libc.inotify_init1(0) >= 0: pass
+print("all", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_what_is_counted_for_each_user_is_not_counted_for_root(job: Job) -> None:
+    """A job takes all the instances of inotify that it can have; services of the machine still get as many as ever."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def instances() -> int:
+        taken: list[int] = []
+        while (instance := libc.inotify_init1(os.O_CLOEXEC)) >= 0:
+            taken.append(instance)
+        for instance in taken:
+            os.close(instance)
+        return len(taken)
+
+    most = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
+    job.start(job.spec("python3", "-ISc", TAKES_ALL_INSTANCES))
+    prints(job, b"all\n")
+    assert instances() > most // 2
 
 
 def test_session_and_environment_of_the_process(job: Job) -> None:

@@ -30,6 +30,8 @@ MOUNT_ATTR_NODEV: Final = 0x4
 MOUNT_ATTR_NOEXEC: Final = 0x8
 
 PR_SET_CHILD_SUBREAPER: Final = 36
+PR_SET_SECUREBITS: Final = 28
+_SECBIT_NO_SETUID_FIXUP: Final = 0x4
 
 _AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
@@ -169,6 +171,11 @@ def bind_tree(source: str, target: str, attributes: int) -> None:
 def become_subreaper() -> None:
     """Makes orphaned descendants of this process its children, so that it can reap a job's init."""
     _prctl("PR_SET_CHILD_SUBREAPER", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def keep_capabilities() -> None:
+    """From now on a change of this process's user ids takes no capability from it. Needs CAP_SETPCAP."""
+    _prctl("PR_SET_SECUREBITS", PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
 
 
 def landlock_abi() -> int:

@@ -1,7 +1,10 @@
 """User namespaces for jobs, prepared ahead: one for each uid range, held as a descriptor that jobinit enters.
 
-A namespace maps 0..size-1 to one host range and allows no user namespace below itself (0 in
-/proc/sys/user/max_user_namespaces, see namespaces(7)): a nested one would give every capability back. A namespace
+A namespace maps all but the last id of one host range to 0.. and allows no user namespace below itself (0 in
+/proc/sys/user/max_user_namespaces, see namespaces(7)): a nested one would give every capability back. The last id owns
+the namespace: what the kernel counts for each user (inotify's instances and watches, pending signals, bytes of message
+queues) it counts for the owners of the namespaces above as well, and as root's own a job could use up what services of
+the machine need. Nobody ever runs under that id, and no job can take it. A namespace
 serves one job at a time and is used again afterwards; no process, mount or IPC object is left in it then, and jobs
 cannot keep keys because seccomp refuses them the key calls.
 """
@@ -34,9 +37,16 @@ class UserNamespace:
 
 
 def create(base: int, size: int) -> UserNamespace:
-    """A new namespace. Raises OSError; must be called while the process has a single thread."""
+    """A new namespace with all but the last of `size` ids from `base` on. Raises OSError.
+
+    Must be called while the process has a single thread.
+    """
+
+    mapped = size - 1
 
     def enter(channel: socket.socket) -> None:
+        syscalls.keep_capabilities()
+        os.seteuid(base + mapped)
         syscalls.unshare(syscalls.CLONE_NEWUSER)
         channel.send(b"unshared")
         if channel.recv(16) != b"mapped":
@@ -48,12 +58,12 @@ def create(base: int, size: int) -> UserNamespace:
     with worker(enter) as child:
         child.expect(b"unshared")
         process = Path(f"/proc/{child.pid}")
-        (process / "uid_map").write_text(f"0 {base} {size}\n")
-        (process / "gid_map").write_text(f"0 {base} {size}\n")
+        (process / "uid_map").write_text(f"0 {base} {mapped}\n")
+        (process / "gid_map").write_text(f"0 {base} {mapped}\n")
         child.say(b"mapped")
         child.expect(b"closed")
         fd = os.open(process / "ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        return UserNamespace(base, size, fd, os.fstat(fd).st_ino)
+        return UserNamespace(base, mapped, fd, os.fstat(fd).st_ino)
 
 
 class UserNamespacePool:
