@@ -1,8 +1,9 @@
 /* The seccomp programs, constant from compile time on.
  *
  * Answers: another architecture's system call kills (its numbers mean other things); numbers this file does not know
- * and clone3, whose flags a filter cannot see, are ENOSYS, for which libc falls back; dangerous calls are EPERM whatever
- * their arguments. Only what the kernel's cache of always-allowed calls understands is used (loads, JEQ, JGE, JSET,
+ * and clone3, whose flags a filter cannot see, are ENOSYS, for which libc falls back, as is io_setup, for whose contexts
+ * there is one number for the whole machine (fs.aio-max-nr) and no cgroup; dangerous calls are EPERM whatever their
+ * arguments. Only what the kernel's cache of always-allowed calls understands is used (loads, JEQ, JGE, JSET,
  * RET, no arithmetic): for most calls the program then costs nothing (Linux 5.11, kernel/seccomp.c).
  *
  * Deliberately allowed: ptrace and process_vm_readv/writev (the pid namespace and init's non-dumpability confine them,
@@ -70,8 +71,8 @@ enum { IOCTL_TIOCSTI = 0x5412, IOCTL_TIOCLINUX = 0x541c };
     IF_CALL(clone, 4), LOAD(LOW_WORD(0)), WHEN_ANY_BIT(NEW_NAMESPACES, ERROR(EPERM)), RETURN(SECCOMP_RET_ALLOW), \
     IF_CALL(ioctl, 6), LOAD(LOW_WORD(1)), WHEN_EQUAL(IOCTL_TIOCSTI, ERROR(EPERM)), \
         WHEN_EQUAL(IOCTL_TIOCLINUX, ERROR(EPERM)), RETURN(SECCOMP_RET_ALLOW), \
-    CHECK_FAMILY(socket), CHECK_FAMILY(socketpair) SHORT_CUTS, \
-    WHEN_EQUAL(SYS_clone3, ERROR(ENOSYS)), \
+    CHECK_FAMILY(socket), CHECK_FAMILY(socketpair), \
+    WHEN_EQUAL(SYS_io_setup, ERROR(ENOSYS)) SHORT_CUTS, WHEN_EQUAL(SYS_clone3, ERROR(ENOSYS)), \
     /* 0 Linux, 8 PER_LINUX32 (of no effect here but harmless), with UNAME26; all ones asks for the current one */ \
     IF_CALL(personality, 7), LOAD(LOW_WORD(0)), WHEN_EQUAL(0xffffffff, SECCOMP_RET_ALLOW), \
         BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~(uint32_t)0x20008), WHEN_EQUAL(0, SECCOMP_RET_ALLOW), \

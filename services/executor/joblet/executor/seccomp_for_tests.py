@@ -114,6 +114,7 @@ def mutations() -> Iterator[Mutation]:
         ("any socket", "CHECK_FAMILY(socket),", ""),
         ("any pair of sockets", "CHECK_FAMILY(socketpair)", _NEVER),
         ("clone3", "WHEN_EQUAL(SYS_clone3, ERROR(ENOSYS))", _NEVER),
+        ("io_setup", "WHEN_EQUAL(SYS_io_setup, ERROR(ENOSYS))", _NEVER),
         ("any personality", "IF_CALL(personality, 7)", "IF_CALL(personality, 7), RETURN(SECCOMP_RET_ALLOW)"),
     ):
         yield _rule(name, text, instead)

@@ -55,9 +55,10 @@ def expectations(numbers: dict[str, int], profile: Profile) -> Iterator[tuple[Ca
         refused.add(numbers["name_to_handle_at"])
     conditional = {numbers[name] for name in ("clone", "socket", "socketpair", "personality", "ioctl")}
     known = {number for name, number in numbers.items() if number <= LAST}
-    for number in known - conditional - {numbers["clone3"]}:
+    missing = {numbers["clone3"], numbers["io_setup"]}
+    for number in known - conditional - missing:
         yield Call(number, architecture=MACHINE), "EPERM" if number in refused else "allow"
-    for number in (numbers["clone3"], *range(LAST + 1, LAST + 100), *range(X32, X32 + 600), 0x7FFFFFFF, 0xFFFFFFFF):
+    for number in (*missing, *range(LAST + 1, LAST + 100), *range(X32, X32 + 600), 0x7FFFFFFF, 0xFFFFFFFF):
         yield Call(number, architecture=MACHINE), "ENOSYS"
     for other in ARCHITECTURES.keys() - {MACHINE}:
         yield from ((Call(number, architecture=other), "kill") for number in range(600))
