@@ -5,6 +5,7 @@ from joblet.common.config import GrpcConfig
 INTERNAL_MESSAGE_BYTES = 4 * 1024 * 1024
 # What a service takes in of a stream that it is not reading yet. grpc would let it grow to many MiB on a fast link,
 # times the number of streams; 1 MiB fills a link of 1 GB/s at a round trip of 1 ms.
+# 4 MiB would save the logstore a tenth of the CPU for output, and cost a gateway with nine readers 30 MB (measured).
 INTERNAL_WINDOW_BYTES = 1024 * 1024
 # Of one HTTP/2 frame that is received; the default of 16 KiB costs 10 % more CPU for output of jobs (measured).
 INTERNAL_FRAME_BYTES = 1024 * 1024
