@@ -2,7 +2,8 @@
 
 A job's init is known by pid, start time and boot id. Found alive it is watched by a pidfd as before; gone, its exit
 record tells the end. A job that was accepted but certainly never ran is dropped: its gateway, which has got no event of
-it, learns from ListJobs that it is not there, and orders it again.
+it, learns from ListJobs that it is not there, and orders it again. That is known of a job without an init, and of one
+whose init wrote down that its command waited for GO when the executor went away.
 """
 
 import asyncio
@@ -13,12 +14,14 @@ from typing import Final
 
 from joblet.common import log
 from joblet.common.errors import JobletError
-from joblet.common.states import TERMINAL, Reason
-from joblet.executor import procfs
+from joblet.common.states import TERMINAL, JobState, Reason
+from joblet.executor import exitrecord, procfs
 from joblet.executor.cgroup.driver import CgroupError, JobCgroup
-from joblet.executor.ending import EXIT_UNKNOWN, Failure
+from joblet.executor.ending import EXIT_LAUNCH, EXIT_UNKNOWN, Failure
 from joblet.executor.executor import Executor
+from joblet.executor.exitrecord import DamagedRecord
 from joblet.executor.job import InitProcess, Record
+from joblet.executor.jobspec import Stage
 from joblet.executor.site import Claims, Site
 from joblet.executor.supervise import Supervisor
 
@@ -31,12 +34,13 @@ def adopt_jobs(executor: Executor, tasks: TaskGroup) -> None:
     """Takes over every job of the journal that has not ended. Call once, before orders are taken."""
     site = executor.site
     unfinished = [record for record in site.journal.jobs() if record.state not in TERMINAL]
-    started = {record.job_id for record in unfinished if record.init is not None}
+    started = set()
     for record in unfinished:
-        if record.init is None:
+        if record.init is None or _never_told_to_go(site, record, record.init):
             site.journal.remove(record.job_id)
             _log.warn("job dropped: it had not started when the executor ended", jobId=record.job_id)
         else:
+            started.add(record.job_id)
             _adopt(executor, tasks, record, record.init)
     dropped = []
     for job_id in [job_id for job_id in site.states.job_ids() if job_id not in started]:
@@ -47,6 +51,21 @@ def adopt_jobs(executor: Executor, tasks: TaskGroup) -> None:
             site.states.remove(job_id)
     if dropped:
         executor.leave_at_end(tasks.create_task(_close_logs(site, dropped), name="logs of dropped jobs"))
+
+
+def _never_told_to_go(site: Site, record: Record, init: InitProcess) -> bool:
+    """The executor ended between the journal's row about the waiting command and GO."""
+    if record.state is not JobState.INITIALIZING or init.boot_id != site.node.boot_id:
+        return False
+    pidfd = find_init(init, site.node.boot_id)
+    if pidfd is not None:
+        os.close(pidfd)
+        return False
+    try:
+        end = exitrecord.read(site.states.path(record.job_id))
+    except DamagedRecord:
+        return False  # said when it is adopted
+    return end is not None and not end.started and end.stage is Stage.PARK and end.exit_code == EXIT_LAUNCH
 
 
 async def _close_logs(site: Site, job_ids: list[str]) -> None:

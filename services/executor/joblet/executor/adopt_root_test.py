@@ -7,13 +7,17 @@ import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from joblet.api.internal import executor_pb2
+from joblet.executor import exitrecord
 from joblet.executor.cgroup.detect import detect
 from joblet.executor.cgroup.spare import PREFIX, STOCK
+from joblet.executor.exitrecord import EndReason, RecordFlag
+from joblet.executor.jobspec import Stage
 from joblet.executor.testing_node import (
     NodeProcesses,
     Watch,
@@ -221,6 +225,57 @@ def test_what_was_accepted_but_never_started_is_dropped(node: NodeProcesses, tmp
             assert (await watch.end(job.job_id)).status == "COMPLETED"
             assert watch.of(job.job_id) == ["started", "ended"]
         assert await node.output(job.job_id) == b"ran\n"
+
+    node.start_executor()
+    asyncio.run(scenario())
+
+
+NEVER_RAN = exitrecord.ExitRecord(
+    exit_code=125, signal=0, reason=EndReason.LAUNCH_FAILED, stage=Stage.PARK, error=0, flags=RecordFlag(0), start_ns=1,
+    end_ns=2, user_us=0, system_us=0, maxrss_bytes=0, oom_kills=0, voluntary_switches=0, involuntary_switches=0,
+    detail="",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("record", "dropped"),
+    [
+        (NEVER_RAN, True),
+        (replace(NEVER_RAN, exit_code=126, stage=Stage.EXEC, flags=RecordFlag.STARTED), False),
+        (replace(NEVER_RAN, exit_code=127, stage=Stage.RESOLVE), False),
+        (replace(NEVER_RAN, exit_code=-1, reason=EndReason.STOPPED), False),
+    ],
+)
+def test_what_waited_for_go_when_the_executor_was_killed(
+    node: NodeProcesses, tmp_path: Path, record: exitrecord.ExitRecord, dropped: bool
+) -> None:
+    """As after a kill between the journal's row about the waiting command and GO."""
+    waited, other = spec("sh", "-c", "echo ran"), spec("sleep", "1000")
+    asyncio.run(started(node, other))
+    node.executor.end(signal.SIGKILL)
+    with closing(sqlite3.connect(tmp_path / "state/journal.db")) as journal, journal:
+        ((init, parked),) = journal.execute("SELECT init, parked FROM jobs").fetchall()
+        gone = json.dumps({**json.loads(init), "pid": 2**22})  # above every pid (proc_sys_kernel(5), pid_max)
+        journal.execute(
+            "INSERT INTO jobs (job_id, state, command, uid_base, memory_bytes, timeout_seconds, not_isolated,"
+            " created_ns, init, parked) VALUES (?, 'INITIALIZING', 'sh', 1879048192, 1048576, 0, '[]', 1, ?, ?)",
+            (waited.job_id, gone, parked),
+        )
+    state = tmp_path / "state/jobs" / waited.job_id
+    state.mkdir()
+    (state / exitrecord.NAME).write_bytes(record.encode())
+
+    async def scenario() -> None:
+        async with node.client() as stub, Watch(stub) as watch:
+            listed = {known.job_id for known in (await stub.ListJobs(executor_pb2.ListNodeJobsRequest())).jobs}
+            assert (waited.job_id not in listed) == dropped
+            if dropped:
+                await start(stub, waited)
+            outcome = await watch.end(waited.job_id)
+            assert (outcome.status == "COMPLETED") == dropped
+            if dropped:
+                assert watch.of(waited.job_id) == ["started", "ended"]
+                assert await node.output(waited.job_id) == b"ran\n"
 
     node.start_executor()
     asyncio.run(scenario())
