@@ -3,7 +3,8 @@
 Each attempt has a log of its own on its node (`store.attempts`). Read together they are one output: an attempt begins
 at the offset where the one before it ended, so a reader that was interrupted goes on by offset here as anywhere. Lines
 and times count through all of them; a line ends with its attempt. Who follows is sent the next attempt when it comes;
-the stream ends with the job. The log of an earlier attempt that is not kept any more is a gap, as removed output is.
+the stream ends with the job. The log of an earlier attempt that is not kept any more, or cannot be reached, is a gap,
+as removed output is.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import Protocol
 
 from joblet.api import job_pb2
 from joblet.api.internal.logstore_pb2 import FindBeginningResponse
-from joblet.common.errors import NotFound
+from joblet.common.errors import NotFound, Unavailable
 from joblet.gateway import logoptions
 from joblet.gateway.jobs import Jobs
 from joblet.gateway.store.model import Job
@@ -23,10 +24,11 @@ Write = Callable[[bytes], Awaitable[None]]
 
 
 class Source(Protocol):
-    """The log of each attempt, by its number. Both raise NotFound for one that is gone."""
+    """The log of each attempt, by its number. Both raise NotFound for one that is gone, Unavailable for one that cannot
+    be reached for a while."""
 
-    async def copy(self, number: int, request: job_pb2.GetJobLogsReq, write: Write) -> int:
-        """Sends what is asked for; the offset that was reached."""
+    async def copy(self, number: int, request: job_pb2.GetJobLogsReq, write: Write) -> None:
+        """Sends what is asked for."""
 
     async def find(self, number: int, request: job_pb2.GetJobLogsReq) -> FindBeginningResponse:
         """Where that would begin."""
@@ -50,6 +52,7 @@ class AttemptLogs:
         self._request = request
         self._write = write
         self._source = source
+        self._reached = 0  # the offset behind all that was sent
 
     async def send(self) -> None:
         """Raises JobNotFound for an attempt that there is not."""
@@ -64,25 +67,24 @@ class AttemptLogs:
             await self._write(job_pb2.DataChunk(offset=rest.offset).SerializeToString())
         begin, number = place.begin, place.number
         while True:
-            begin += await self._one(rest, begin, number)
-            number += 1
-            if not await self._comes(number):
+            await self._one(rest, begin, number)
+            if not await self._comes(number + 1):
                 return
+            # The size is known once another attempt has followed, not yet when the log ends.
+            begin, number = max(self._reached, begin + (await self._attempt(number)).output_bytes), number + 1
 
-    async def _one(self, request: job_pb2.GetJobLogsReq, begin: int, number: int) -> int:
-        """The size of the attempt's output, which is sent from the offset that was asked for."""
+    async def _one(self, request: job_pb2.GetJobLogsReq, begin: int, number: int) -> None:
+        """Sends the attempt's output from the offset that was asked for."""
         attempt = await self._attempt(number)
         if attempt.ended and attempt.output_bytes <= request.offset - begin:
-            return attempt.output_bytes
+            return
         part = _without_search(request)
         part.offset = max(0, request.offset - begin)
-        reached = 0
         try:
-            reached = await self._source.copy(number, part, self._shifted(number, begin))
-        except NotFound:
+            await self._source.copy(number, part, self._shifted(number, begin))
+        except (NotFound, Unavailable):  # the second: with its node
             if await self._is_latest(number):
                 raise
-        return max(reached, (await self._attempt(number)).output_bytes)
 
     async def _beginning(self) -> _Place:
         request = self._request
@@ -153,6 +155,7 @@ class AttemptLogs:
             chunk = job_pb2.DataChunk.FromString(message)
             chunk.offset += begin
             chunk.attempt = number
+            self._reached = max(self._reached, chunk.offset + len(chunk.payload))
             await self._write(chunk.SerializeToString())
 
         return shifted

@@ -167,6 +167,41 @@ def test_the_last_lines_and_then_what_comes_of_later_attempts(tmp_path: Path) ->
     asyncio.run(scenario())
 
 
+def test_nothing_of_the_next_attempt_is_passed_over_when_a_log_ends_before_its_end_is_told(tmp_path: Path) -> None:
+    """Also for a reader that was sent nothing of the attempt that ends."""
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            end = asyncio.Event()
+
+            async def waits(node: FakeNode, job: FakeJob) -> None:
+                node.started(job)
+                node.print(job, b"%d printed\n" % job.spec.attempt)
+                if job.spec.attempt == 1:
+                    await end.wait()
+                    node.ended(job, "FAILED", 1)
+                else:
+                    node.ended(job, "COMPLETED", 0)
+
+            it.node.script = waits
+            client = await it.client()
+            job_id = await run(client)
+            await it.until(job_id, "RUNNING")
+            call = aiter(client.GetJobLogs(GetJobLogsReq(uuid=job_id, tailLines=0)))
+            assert await anext(call) == DataChunk(offset=len(b"1 printed\n"))
+            async with asyncio.timeout(120):
+                while not it.node.readers:
+                    await asyncio.sleep(0.01)
+                await it.node.executor_down()
+                end.set()
+                while it.node.readers:
+                    await asyncio.sleep(0.01)
+            await it.node.executor_up()
+            assert await output(call) == b"2 printed\n"
+
+    asyncio.run(scenario())
+
+
 def test_times_that_have_not_come_are_waited_for_between_attempts(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with world(tmp_path) as it:

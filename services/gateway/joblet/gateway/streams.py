@@ -82,8 +82,8 @@ class _Attempts:
         self._logs = logs
         self._job_id = job_id
 
-    async def copy(self, number: int, request: job_pb2.GetJobLogsReq, write: Write) -> int:
-        return await _Copy(self._logs, await self._attempt(number), request, write).run()
+    async def copy(self, number: int, request: job_pb2.GetJobLogsReq, write: Write) -> None:
+        await _Copy(self._logs, await self._attempt(number), request, write).run()
 
     async def find(self, number: int, request: job_pb2.GetJobLogsReq) -> FindBeginningResponse:
         return await _Copy(self._logs, await self._attempt(number), request, _nowhere).find()
@@ -109,11 +109,9 @@ class _Copy:
         self._had_ended = False  # before the log was asked for
         self._found = FindBeginningResponse()
 
-    async def run(self) -> int:
-        """Returns the offset that was reached."""
+    async def run(self) -> None:
         if await self._placed():
             await self._persevere(self._read)
-        return self._reached or 0
 
     async def find(self) -> FindBeginningResponse:
         """Where `run` would begin; the beginning of nothing when there is no output."""
