@@ -8,6 +8,7 @@ whose init wrote down that its command waited for GO when the executor went away
 
 import asyncio
 import os
+import select
 from asyncio import TaskGroup
 from contextlib import ExitStack, suppress
 from typing import Final
@@ -26,6 +27,7 @@ from joblet.executor.site import Claims, Site
 from joblet.executor.supervise import Supervisor
 
 REORDER_SECONDS: Final = 30.0
+LEAVING_MILLISECONDS: Final = 1000  # no orders are taken yet
 
 _log = log.get_logger(__name__)
 
@@ -59,13 +61,24 @@ def _never_told_to_go(site: Site, record: Record, init: InitProcess) -> bool:
         return False
     pidfd = find_init(init, site.node.boot_id)
     if pidfd is not None:
-        os.close(pidfd)
-        return False
+        try:
+            if not _leaves(pidfd, init):
+                return False
+        finally:
+            os.close(pidfd)
     try:
         end = exitrecord.read(site.states.path(record.job_id))
     except DamagedRecord:
         return False  # said when it is adopted
     return end is not None and not end.started and end.stage is Stage.PARK and end.exit_code == EXIT_LAUNCH
+
+
+def _leaves(pidfd: int, init: InitProcess) -> bool:
+    """Whether init has ended, unreaped perhaps, or ends soon, since its command does not run and will not any more."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    runs = procfs.start_ticks(init.command_pid) is not None and not procfs.same_program(init.pid, init.command_pid)
+    return bool(poll.poll(0 if runs else LEAVING_MILLISECONDS))
 
 
 async def _close_logs(site: Site, job_ids: list[str]) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from joblet.api.internal import executor_pb2
-from joblet.executor import exitrecord
+from joblet.executor import exitrecord, procfs
 from joblet.executor.cgroup.detect import detect
 from joblet.executor.cgroup.spare import PREFIX, STOCK
 from joblet.executor.exitrecord import EndReason, RecordFlag
@@ -237,6 +238,13 @@ NEVER_RAN = exitrecord.ExitRecord(
 )  # fmt: skip
 
 
+def a_zombie() -> subprocess.Popen[bytes]:
+    """A process that has ended and that nobody has reaped: an orphan's new parent may take its time."""
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    return process
+
+
 @pytest.mark.parametrize(
     ("record", "dropped"),
     [
@@ -250,12 +258,13 @@ def test_what_waited_for_go_when_the_executor_was_killed(
     node: NodeProcesses, tmp_path: Path, record: exitrecord.ExitRecord, dropped: bool
 ) -> None:
     """As after a kill between the journal's row about the waiting command and GO."""
-    waited, other = spec("sh", "-c", "echo ran"), spec("sleep", "1000")
+    waited, other, zombie = spec("sh", "-c", "echo ran"), spec("sleep", "1000"), a_zombie()
     asyncio.run(started(node, other))
     node.executor.end(signal.SIGKILL)
     with closing(sqlite3.connect(tmp_path / "state/journal.db")) as journal, journal:
         ((init, parked),) = journal.execute("SELECT init, parked FROM jobs").fetchall()
-        gone = json.dumps({**json.loads(init), "pid": 2**22})  # above every pid (proc_sys_kernel(5), pid_max)
+        pid, start_ticks = zombie.pid, procfs.start_ticks(zombie.pid)
+        gone = json.dumps({**json.loads(init), "pid": pid, "start_ticks": start_ticks, "command_pid": 2**22})
         journal.execute(
             "INSERT INTO jobs (job_id, state, command, uid_base, memory_bytes, timeout_seconds, not_isolated,"
             " created_ns, init, parked) VALUES (?, 'INITIALIZING', 'sh', 1879048192, 1048576, 0, '[]', 1, ?, ?)",
@@ -279,6 +288,7 @@ def test_what_waited_for_go_when_the_executor_was_killed(
 
     node.start_executor()
     asyncio.run(scenario())
+    assert zombie.wait() == 0
 
 
 def test_killed_at_random_moments_of_launches(node: NodeProcesses, tmp_path: Path) -> None:
