@@ -60,6 +60,7 @@ class Supervisor:
         self._claims = claims
         self._pidfd: int | None = None
         self._init_left = False  # as far as seen
+        self._init_killed = False  # by this process
         self._log: LogFiles | None = None  # while this process holds it
         self._stop = asyncio.Event()
         self._refused: Failure | None = None
@@ -106,6 +107,7 @@ class Supervisor:
                 return await asyncio.shield(self.ended)
         except TimeoutError:
             _log.warn("init did not end after TERM and is killed", jobId=self.job_id)
+            self._init_killed = True
             self._signal(signal.SIGKILL)
             await self._kill_processes()
             return await asyncio.shield(self.ended)
@@ -184,6 +186,9 @@ class Supervisor:
                     await readable(pidfd)
                     return
             except TimeoutError:
+                if self._read_record() is not None:  # init has ended the job, and collects or waits for the logs' disk
+                    seconds = None
+                    continue
                 if not self._overdue:
                     _log.warn("init did not end the job at its timeout", jobId=self.job_id)
                 self._overdue, seconds = True, site.cleanup_seconds
@@ -282,7 +287,7 @@ class Supervisor:
         except OSError as error:
             _log.error("outputs cannot be kept", jobId=self.job_id, error=error)
             missing = f"outputs are lost: {error.strerror}"
-        except ValueError as error:  # nothing that a job can bring about, but a disk can
+        except (ValueError, JobletError) as error:  # nothing that a job can bring about, but a disk or an operator can
             _log.error("outputs are damaged", jobId=self.job_id, error=error)
             missing = f"outputs are damaged: {error}"
         return replace(outcome, message="; ".join(text for text in (outcome.message, missing) if text))
@@ -319,7 +324,7 @@ class Supervisor:
     async def _close_log(self, record: ExitRecord | None) -> int | None:
         """Bytes of output, after making sure that it has an end; None when the logstore could not be asked."""
         # A job's init that was never told GO leaves its log open, as does one that was killed.
-        by_init = record is not None and record.started
+        by_init = record is not None and record.started and not self._init_killed
         if by_init and self._log is not None:
             return os.fstat(self._log.output).st_size
         try:
