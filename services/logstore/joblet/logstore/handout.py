@@ -112,14 +112,16 @@ class Handout:
                 log.error("control socket cannot accept", error=error)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            self._peers[peer] = threading.Thread(target=self._connection, args=(peer,), name="control")
+            # Counted here, so that who comes first is admitted.
+            crowded = len(self._peers) >= CONNECTIONS
+            self._peers[peer] = threading.Thread(target=self._connection, args=(peer, crowded), name="control")
             self._peers[peer].start()
 
-    def _connection(self, peer: socket.socket) -> None:
+    def _connection(self, peer: socket.socket, crowded: bool) -> None:
         try:
             peer.setblocking(True)
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(SEND_TIMEOUT_SECONDS))
-            self._answer_all(peer)
+            self._answer_all(peer, crowded)
         except BlockingIOError:
             log.warn("control connection failed", error="answers are not read")
         except OSError as error:
@@ -131,9 +133,9 @@ class Handout:
                 del self._peers[peer]
                 peer.close()
 
-    def _answer_all(self, peer: socket.socket) -> None:
+    def _answer_all(self, peer: socket.socket, crowded: bool) -> None:
         try:
-            self._admit(unixsock.peer(peer).uid)
+            _admit(unixsock.peer(peer).uid, crowded)
         except JobletError as refused:
             log.warn("control connection refused", error=refused)
             _send(peer, Answer({"ok": False, "error": str(refused)}))
@@ -150,12 +152,6 @@ class Handout:
             if not packet.data:
                 return
             _send(peer, self._answer(packet.data))
-
-    def _admit(self, uid: int) -> None:
-        if uid not in (0, os.geteuid()):
-            raise PermissionDenied(f"uid {uid} may not use this socket")
-        if len(self._peers) > CONNECTIONS:
-            raise ResourceExhausted(f"more than {CONNECTIONS} connections to this socket")
 
     def _answer(self, packet: bytes) -> Answer:
         try:
@@ -222,6 +218,13 @@ class Handout:
     def _stream(self, job_id: str) -> Answer:
         ticket, fd = self._tickets.offer(job_id)
         return Answer({"ok": True, "ticket": ticket}, (fd,))
+
+
+def _admit(uid: int, crowded: bool) -> None:
+    if uid not in (0, os.geteuid()):
+        raise PermissionDenied(f"uid {uid} may not use this socket")
+    if crowded:
+        raise ResourceExhausted(f"more than {CONNECTIONS} connections to this socket")
 
 
 def _failure(error: JobletError | OSError) -> Answer:

@@ -146,6 +146,7 @@ async def _send_locally(sender: socket.socket, message: bytes) -> None:
     """Raises Unavailable when nobody is there to receive any more: the gateway has ended or given up the call."""
     try:
         await framed.send(sender, message)
+        await asyncio.sleep(0)  # a gateway that keeps up would otherwise be served before everybody else
     except OSError as error:
         raise Unavailable(f"the reader's socket: {(error.strerror or str(error)).lower()}") from error
 

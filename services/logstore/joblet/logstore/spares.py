@@ -21,7 +21,8 @@ between two processes. Nothing has to be told or remembered, and a spare that no
 * of the executor with spares in stock: its descriptors close, all of them go.
 * of the executor after it gave a spare to a job: the job's init leaves, its command has not run. A spare that was named
   is the job's log, empty, and a second attempt to start the job replaces it. One that was not named goes when init has
-  left. Had the command been told to go, then the spare had its name.
+  left, and is not named any more, however late the request is seen. Had the command been told to go, then the spare had
+  its name.
 * of both: the two cases come together, whichever of them starts first.
 * of init: the log is the job's or, before that, the executor still holds the spare and names it.
 
@@ -38,11 +39,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from joblet.common.errors import InvalidArgument
+from joblet.common.log import get_logger
 from joblet.logstore.directory import INDEX, OUTPUT, new_index, open_file, opened, opened_directory
 
 _PREFIX = "spare-"
 _RANDOM_BYTES = 8
 _NAME = re.compile(rf"{_PREFIX}[0-9a-f]{{{2 * _RANDOM_BYTES}}}", re.ASCII)
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +91,13 @@ class Spares:
     def rename(self, name: str, job_id: str, make_way: Callable[[], None]) -> None:
         """To the name of a job's log, while `changing` is held; `make_way` is called when there is one already.
 
-        Raises FileNotFoundError when there is no such spare, InvalidArgument for what is no spare's name.
+        Raises FileNotFoundError when there is no such spare that somebody holds, InvalidArgument for what is no spare's
+        name.
         """
         if _NAME.fullmatch(name) is None:
             raise InvalidArgument(f"invalid name of a spare log: {name[:64]!r}", field="spare")
+        if not self._is_held(name):  # asked for by an executor that is gone: its job may have another log by now
+            raise FileNotFoundError(errno.ENOENT, "nobody holds the spare log", name)
         try:
             os.rename(name, job_id, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except OSError as error:
@@ -101,14 +108,18 @@ class Spares:
         self._names.discard(name)
 
     def sweep(self) -> int:
-        """Removes the spares that nobody can name any more; how many. Raises OSError."""
+        """Removes the spares that nobody can name any more; how many. What cannot be removed is left alone for good."""
         swept = 0
         for name in list(self._names):
             with self._changing:
-                if name in self._names and not self._is_held(name):
-                    self._remove(name)
+                try:
+                    if name in self._names and not self._is_held(name):
+                        self._remove(name)
+                        self._names.discard(name)
+                        swept += 1
+                except OSError as error:
                     self._names.discard(name)
-                    swept += 1
+                    log.error("spare log is left alone", name=name, error=error)
         return swept
 
     def _is_held(self, name: str) -> bool:
