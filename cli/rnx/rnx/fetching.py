@@ -11,7 +11,7 @@ from contextlib import closing
 import grpc
 
 from joblet.api.job_pb2 import GetJobOutputReq, OutputChunk
-from rnx.client import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Client, is_unavailable
+from rnx.client import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, RETRY_SECONDS, Client, is_unavailable
 
 RESUME_SECONDS = 120.0  # without a chunk or a connection for so long, fetching ends with the error
 
@@ -26,12 +26,12 @@ def chunks(client: Client, wanted: GetJobOutputReq, say: Say) -> Generator[Outpu
     request = GetJobOutputReq()
     request.CopyFrom(wanted)
     deadline, pause = 0.0, FIRST_PAUSE_SECONDS  # of finding a way back; 0 while there is nothing to find
-    can_go_on = True
+    begun, can_go_on = False, True
     while True:
         try:
             with closing(_received(client, request)) as received:
                 for chunk in received:
-                    deadline, pause, can_go_on = 0.0, FIRST_PAUSE_SECONDS, chunk.next > 0
+                    deadline, pause, begun, can_go_on = 0.0, FIRST_PAUSE_SECONDS, True, chunk.next > 0
                     yield chunk
             return
         except grpc.RpcError as error:
@@ -39,8 +39,9 @@ def chunks(client: Client, wanted: GetJobOutputReq, say: Say) -> Generator[Outpu
         if not is_unavailable(failure) or not can_go_on:
             raise client.explained(failure) from failure
         if not deadline:
-            deadline = time.monotonic() + RESUME_SECONDS
-            say("Connection lost; going on where it broke off ...")
+            deadline = time.monotonic() + (RESUME_SECONDS if begun else RETRY_SECONDS)
+            if begun:
+                say("Connection lost; going on where it broke off ...")
         if time.monotonic() + pause > deadline:
             raise client.explained(failure) from failure
         time.sleep(pause)

@@ -69,8 +69,8 @@ class LocalStreams:
             async with asyncio.timeout(ANSWER_SECONDS), self._asking:
                 with unixsock.connect(self._path, timeout_seconds=0) as control:
                     return await _asked(control, job_id)
-        except OSError as error:  # TimeoutError is one
-            if error.errno not in _NOBODY:
+        except (OSError, ValueError, KeyError) as error:  # TimeoutError is an OSError
+            if getattr(error, "errno", None) not in _NOBODY:
                 _log.warn("no stream from the logstore of this machine, output comes by TLS", error=error)
         return None
 

@@ -3,6 +3,7 @@
 Each attempt of a job that is retried has outputs of its own, on the node that it ran on.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -16,6 +17,7 @@ from joblet.gateway.nodes import Nodes
 from joblet.gateway.store.model import Job
 
 CALL_SECONDS: Final = 30.0
+FIND_SECONDS: Final = 5.0  # one node that does not answer keeps what others have for no longer
 
 
 class Outputs:
@@ -92,15 +94,15 @@ class Outputs:
         for attempt in attempts:
             if attempt.node_id and attempt.ended:
                 by_node.setdefault(attempt.node_id, []).append(attempt)
-        found = [some for node_id, there in by_node.items() for some in await self._on_node(node_id, there)]
-        return sorted(found, key=lambda some: some.number)
+        found = await asyncio.gather(*(self._on_node(node_id, there) for node_id, there in by_node.items()))
+        return sorted((some for on_node in found for some in on_node), key=lambda some: some.number)
 
     async def _on_node(self, node_id: str, attempts: Iterable[Job]) -> list[job_pb2.AttemptOutputs]:
         numbers = {attempt.execution: attempt.attempt for attempt in attempts}
         try:
             link = self._nodes.link(node_id)
             request = executor_pb2.FindOutputsRequest(job_ids=numbers)
-            answer: executor_pb2.FindOutputsResponse = await link.call(link.executor.FindOutputs, request, CALL_SECONDS)
+            answer: executor_pb2.FindOutputsResponse = await link.call(link.executor.FindOutputs, request, FIND_SECONDS)
         except JobletError as error:
             return [job_pb2.AttemptOutputs(number=number, unavailable=error.message) for number in numbers.values()]
         return [job_pb2.AttemptOutputs(number=numbers[kept.job_id], sizeBytes=kept.size_bytes) for kept in answer.kept]

@@ -120,7 +120,7 @@ def upload_room(node: Node, largest: Needs, memory_mb: int = 0) -> UploadRoom:
         UploadRoom(node.work_bytes, "workSizeMb"),
         UploadRoom(node.content_bytes, "contentTotalMb"),
     )
-    return min((room for room in rooms if room.size), key=lambda room: room.size)
+    return min((room for room in rooms if room.size), key=lambda room: room.size, default=rooms[0])
 
 
 def shortage(needs: Needs, room: Room) -> Why | None:
