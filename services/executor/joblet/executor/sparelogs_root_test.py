@@ -1,6 +1,7 @@
 """Logs made ahead, on a real node, when one of its processes is stopped or killed between an order and its command."""
 
 import asyncio
+import fcntl
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -37,6 +38,20 @@ def spares(node: NodeProcesses) -> set[str]:
 
 def logs(node: NodeProcesses) -> set[str]:
     return {path.name for path in (node.directory / "logs").iterdir()} - spares(node)
+
+
+def held(node: NodeProcesses) -> set[str]:
+    """Spares that an executor, or an init that has not left yet, can still write to."""
+    return {name for name in spares(node) if locked(node.directory / "logs" / name / "output")}
+
+
+def locked(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 async def run(node: NodeProcesses, job: executor_pb2.JobSpec) -> executor_pb2.Outcome:
@@ -137,6 +152,7 @@ def test_the_executor_is_killed_before_the_log_is_named(node: NodeProcesses, wit
         node.logstore.end(signal.SIGKILL)
         node.start_logstore()
     else:
+        wait_until(lambda: not held(node), lambda: f"held: {held(node)}")
         os.kill(node.logstore.pid, signal.SIGCONT)  # it was asked to name the log, by somebody who is gone
     no_spares(node)
     assert job.job_id not in logs(node)
