@@ -75,8 +75,10 @@ def first_kept(process: LogStoreProcess) -> int:
 
 
 def files(process: LogStoreProcess, job_id: str = JOB) -> set[str]:
-    directory = process.directory / "logs" / job_id
-    return {path.name for path in directory.iterdir()} if directory.exists() else set()
+    try:
+        return {path.name for path in (process.directory / "logs" / job_id).iterdir()}
+    except FileNotFoundError:  # the log is gone
+        return set()
 
 
 def test_a_log_is_sealed_after_its_end_and_read_by_the_same_calls(tmp_path: Path) -> None:
