@@ -36,7 +36,7 @@ def sender(file: Path, certificates: Path) -> Iterator[Sender]:
 
 
 def _receive(certificates: Path, port: int) -> int:
-    credentials = grpc.ssl_channel_credentials(*_files(certificates, "client"))
+    credentials = grpc.ssl_channel_credentials(*certificate_files(certificates, "client"))
     with grpc.secure_channel(f"localhost:{port}", credentials, options=OPTIONS) as channel:
         stream: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(METHOD)
         return sum(map(len, stream(b"")))
@@ -56,14 +56,15 @@ async def _serving(file: Path, certificates: Path, port: Connection) -> None:
     service, _, name = METHOD.lstrip("/").rpartition("/")
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {name: grpc.unary_stream_rpc_method_handler(send)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-    ca, key, certificate = _files(certificates, "gateway")
+    ca, key, certificate = certificate_files(certificates, "gateway")
     credentials = grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True)
     port.send(server.add_secure_port("localhost:0", credentials))
     await server.start()
     await server.wait_for_termination()
 
 
-def _files(certificates: Path, name: str) -> tuple[bytes, bytes, bytes]:
+def certificate_files(certificates: Path, name: str) -> tuple[bytes, bytes, bytes]:
+    """The authority's certificate, the key and the certificate of `name`."""
     ca, key, certificate = (
         (certificates / file).read_bytes() for file in ("ca-cert.pem", f"{name}-key.pem", f"{name}-cert.pem")
     )

@@ -7,6 +7,7 @@ named as missing, never left out in silence.
  * rnx job run --wait: the CLI's whole process (it also pays for the interpreter and for importing grpc)
  * the phases of a start: means of joblet_job_start_seconds over the jobs of the first table; "running" is all of them,
    with the ways between the processes
+ * empty services: the same two calls through a gateway and a node that do nothing (emptyservices.py)
  * bwrap: all namespaces and the same kind of root; unshare: the floor (namespaces only); runc: an OCI bundle
 """
 
@@ -26,6 +27,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import grpc
+from emptyservices import empty_services
 from local_system import RNX, LocalSystem, local_system, run_rnx
 from measure import interleaved, machine, table
 
@@ -42,8 +44,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="joblet-bench-") as name:
         directory = Path(name)
         peers, missing = local_peers(directory)
-        with local_system(directory / "joblet") as system:
-            report(system, peers, missing, options.rounds)
+        with local_system(directory / "joblet") as system, empty_services(system.certificates) as empty:
+            report(system, {"empty services": empty, **peers}, missing, options.rounds)
 
 
 def report(system: LocalSystem, peers: dict[str, Callable[[], None]], missing: list[str], rounds: int) -> None:
