@@ -66,7 +66,7 @@ def serving(directory: Path, *clients: Callable[[Path], None]) -> None:
 
     before = set(os.listdir("/proc/self/fd"))
     asyncio.run(main())
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before  # what others left open may be closed by now
     assert not (directory / "run" / "control.sock").exists()
 
 

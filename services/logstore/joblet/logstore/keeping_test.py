@@ -6,9 +6,10 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -17,6 +18,9 @@ from joblet.api.internal.logstore_pb2 import DeleteLogsRequest, ReadLogsRequest
 from joblet.api.job_pb2 import DataChunk
 from joblet.logstore.indexheader import BLOCK_SIZE
 from joblet.logstore.testing import TIMEOUT_SECONDS, LogStoreProcess, eventually, logstore, writer
+
+if TYPE_CHECKING:
+    from joblet.api.internal.logstore_pb2_grpc import LogStoreServiceAsyncStub
 
 JOB = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"
 MIB = 1 << 20
@@ -74,6 +78,19 @@ def first_kept(process: LogStoreProcess) -> int:
     return asyncio.run(chunks(process, no_follow=True))[0].offset
 
 
+async def begin_reading(
+    stub: "LogStoreServiceAsyncStub", init: "subprocess.Popen[bytes]", content: bytes
+) -> "tuple[AsyncIterator[DataChunk], bytes]":
+    """A reader that has received the output's first bytes, which are all that `init` has written."""
+    assert init.stdin is not None
+    init.stdin.write(content[:1000])
+    init.stdin.flush()
+    call = aiter(stub.ReadLogs(ReadLogsRequest(job_id=JOB), timeout=TIMEOUT_SECONDS))
+    received = await anext(call)
+    assert (received.offset, received.payload) == (0, content[:1000])
+    return call, received.payload
+
+
 def files(process: LogStoreProcess, job_id: str = JOB) -> set[str]:
     try:
         return {path.name for path in (process.directory / "logs" / job_id).iterdir()}
@@ -129,8 +146,8 @@ def test_a_log_that_cannot_be_sealed_stays_and_holds_no_other_up(tmp_path: Path)
         process.start()
         eventually(lambda: files(process, job(1)) == {"sealed", "index"})
         eventually(lambda: process.metric("joblet_log_seal_failures_total") >= 2)
-        assert files(process) == {"output", "index"}
-        assert any(JOB in line and f"only {len(TEXT) - 1} of {len(TEXT)} bytes" in line for line in process.log)
+        process.says(JOB, f"only {len(TEXT) - 1} of {len(TEXT)} bytes")
+        eventually(lambda: files(process) == {"output", "index"})  # also when it is just being tried again
         assert status(process) is grpc.StatusCode.INTERNAL
 
 
@@ -166,7 +183,7 @@ def test_the_front_of_a_running_jobs_log_goes_and_readers_are_told(tmp_path: Pat
             init.stdin.flush()
             # What is over by less than an eighth stays.
             eventually(lambda: output.stat().st_size == len(content) and first_kept(process) >= 7 * MIB - MIB // 8)
-            assert output.stat().st_blocks * 512 < 2 * MIB
+            eventually(lambda: output.stat().st_blocks * 512 < 2 * MIB)  # after readers have been told
             received = asyncio.run(chunks(process, no_follow=True))
             first = received[0].offset
             assert 6 * MIB < first <= 7 * MIB and first % BLOCK_SIZE == 0
@@ -188,8 +205,9 @@ def test_a_log_that_is_over_its_size_when_it_ends_loses_its_front_before_it_is_s
     with logstore(tmp_path, retention={"maxJobSizeMb": 1, "readerHold": "0s"}, **AT_ONCE) as process:
         write(process, content)
         eventually(lambda: files(process) == {"sealed", "index"})
-        assert asyncio.run(chunks(process))[0].offset == 2 * MIB
-        assert read(process) == content[2 * MIB :]
+        first = first_kept(process)
+        assert 2 * MIB - MIB // 8 <= first <= 2 * MIB  # a part may have gone before the end, and an eighth may stay
+        assert read(process) == content[first:]
 
 
 def test_a_sealed_log_without_its_front_says_so_too(tmp_path: Path) -> None:
@@ -214,17 +232,17 @@ def test_a_reader_that_is_behind_is_waited_for(tmp_path: Path) -> None:
     async def scenario(process: LogStoreProcess, init: subprocess.Popen[bytes]) -> None:
         output = process.directory / "logs" / JOB / "output"
         async with process.client() as (_, stub):
-            call = aiter(stub.ReadLogs(ReadLogsRequest(job_id=JOB), timeout=TIMEOUT_SECONDS))
-            writing = asyncio.create_task(asyncio.to_thread(init.communicate, content, TIMEOUT_SECONDS))
-            received = bytearray((await anext(call)).payload)
-            await writing  # all is written, and the reader has not taken it
+            call, begun = await begin_reading(stub, init, content)
+            received = bytearray(begun)
+            # All is written, and the reader has not taken it.
+            await asyncio.to_thread(init.communicate, content[len(begun) :], TIMEOUT_SECONDS)
             async for chunk in call:
                 assert chunk.offset == len(received)
                 received += chunk.payload
             assert bytes(received) == content
         await asyncio.to_thread(eventually, lambda: output.stat().st_blocks * 512 < 2 * MIB)
 
-    settings = {"maxJobSizeMb": 1, "readerHold": "60s"}
+    settings = {"maxJobSizeMb": 1, "readerHold": "1h"}
     with logstore(tmp_path, retention=settings) as process, process.log_files(JOB) as log, writer(log) as init:
         asyncio.run(scenario(process, init))
 
@@ -235,10 +253,9 @@ def test_a_reader_that_stays_behind_is_overtaken_and_told(tmp_path: Path) -> Non
     async def scenario(process: LogStoreProcess, init: subprocess.Popen[bytes]) -> None:
         output = process.directory / "logs" / JOB / "output"
         async with process.client() as (_, stub):
-            call = aiter(stub.ReadLogs(ReadLogsRequest(job_id=JOB), timeout=TIMEOUT_SECONDS))
-            writing = asyncio.create_task(asyncio.to_thread(init.communicate, content, TIMEOUT_SECONDS))
-            received = {0: (await anext(call)).payload}
-            await writing
+            call, begun = await begin_reading(stub, init, content)
+            received = {0: begun}
+            await asyncio.to_thread(init.communicate, content[len(begun) :], TIMEOUT_SECONDS)
             await asyncio.to_thread(eventually, lambda: output.stat().st_blocks * 512 < 2 * MIB)
             async for chunk in call:
                 received[chunk.offset] = chunk.payload
@@ -262,7 +279,7 @@ def test_ended_logs_go_by_age_and_in_total_and_running_ones_stay(tmp_path: Path,
         write(process, b"x", job(1))
         eventually(lambda: files(process, job(1)) == set())
         reason = "age" if "maxAge" in retention else "total"
-        eventually(lambda: any(f"reason={reason}" in line for line in process.log))
+        process.says(f"reason={reason}")
         assert process.metric("joblet_log_removed_total") == 1
         assert read(process, no_follow=True) == bytes(3 * MIB)
         init.communicate(timeout=TIMEOUT_SECONDS)
@@ -311,7 +328,7 @@ def test_an_archive_that_does_not_answer_is_asked_again_and_keeps_the_log_here(t
         assert delete(process) is grpc.StatusCode.UNAVAILABLE
         write(process, TEXT, job(2))
         archive.unlink()
-        archive.mkdir()
+        archive.mkdir(exist_ok=True)  # the next attempt to copy makes it, too
         eventually(lambda: files(process, job(2)) == set())  # old enough, and copied
         assert read(process, job_id=job(2)) == TEXT
 
@@ -321,11 +338,11 @@ def test_a_full_disk_is_told_and_so_is_room(tmp_path: Path) -> None:
     with logstore(tmp_path) as process, process.log_files(JOB) as log, writer(log) as init:
         os.fchmod(log.output, 0o1600)
         eventually(lambda: process.metric("joblet_log_writers_waiting") == 1)
-        assert process.metric("joblet_log_pauses_total") == 1
-        eventually(lambda: any("disk full" in line and JOB in line for line in process.log))
+        eventually(lambda: process.metric("joblet_log_pauses_total") == 1)
+        process.says("disk full", JOB)
         os.fchmod(log.output, 0o600)
         eventually(lambda: process.metric("joblet_log_writers_waiting") == 0)
-        eventually(lambda: any("disk has room again" in line for line in process.log))
+        process.says("disk has room again")
         init.communicate(timeout=TIMEOUT_SECONDS)
 
 
@@ -364,8 +381,8 @@ def test_killed_at_any_moment_while_it_seals_and_copies(tmp_path: Path) -> None:
         killed_again_and_again(process, all_copied, seconds=0.25)
         for job_id, content in contents.items():
             assert read(process, job_id=job_id) == content
+        assert process.end(signal.SIGTERM) == 0  # it may be writing a mark of the archive once more
         shutil.rmtree(process.directory / "logs")
-        assert process.end(signal.SIGTERM) == 0
         process.start()
         for job_id, content in contents.items():
             assert read(process, job_id=job_id) == content

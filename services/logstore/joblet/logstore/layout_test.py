@@ -179,7 +179,7 @@ def test_no_descriptor_is_left_open(logs: LogDirectory, tmp_path: Path) -> None:
     (tmp_path / "logs" / JOB / "output").unlink()
     with pytest.raises(JobNotFound):
         logs.size(JOB)
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before  # what others left open may be closed by now
 
 
 def sealed(logs: LogDirectory) -> None:

@@ -14,7 +14,8 @@ import pytest
 from joblet.api.internal.logstore_pb2 import ReadLogsRequest
 from joblet.api.job_pb2 import DataChunk
 from joblet.common.errors import InvalidArgument
-from joblet.logstore import beginning, selection
+from joblet.logstore import beginning, selection, timed
+from joblet.logstore import watched as watched_module
 from joblet.logstore.beginning import Beginning
 from joblet.logstore.follow import follow
 from joblet.logstore.index import ENTRIES_AT_ONCE, Entry, Kind, append, encode
@@ -84,6 +85,25 @@ class Log:
                         text = stretches.pop()[0] + text
                     stretches.append((text, time_ns))
         return stretches
+
+
+class Clock:
+    """In place of `time`: goes only when it is set."""
+
+    def __init__(self) -> None:
+        self.now_ns = T0
+        self._looks = 0
+
+    def time_ns(self) -> int:
+        self._looks += 1
+        return self.now_ns
+
+    async def seen(self) -> None:
+        """Waits until it has been looked at once more by someone who had to wait after the last look."""
+        for _ in range(2):
+            looks = self._looks
+            while self._looks == looks:
+                await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -218,27 +238,42 @@ def test_since_and_until_tile_the_output(on_a_log: OnALog) -> None:
     on_a_log(scenario)
 
 
-def test_times_that_have_not_come_are_waited_for(on_a_log: OnALog) -> None:
+def test_times_that_have_not_come_are_waited_for(on_a_log: OnALog, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    for module in (beginning, timed, watched_module):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(watched_module, "LOOK_AGAIN_SECONDS", 0.001)  # this clock is set often
+    soon, late = T0 + SECOND, T0 + 2 * SECOND
+
     async def scenario(log: Log) -> None:
         log.write(b"early\n", T0)
-        soon = time.time_ns() + SECOND // 2
-        late = soon + SECOND // 2
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.timeout(TIMEOUT_SECONDS), asyncio.TaskGroup() as group:
             window = group.create_task(log.read(since_ns=soon, until_ns=late))
             for _ in range(3):
                 log.write(b"before\n", soon - 5)
-                await asyncio.sleep(0)
-            while time.time_ns() < soon:
-                await asyncio.sleep(0.01)
+                await clock.seen()
+            clock.now_ns = soon
+            await clock.seen()
             log.write(b"wanted\n", soon + 5)
-            await asyncio.sleep(0)
+            await clock.seen()
             log.write(b"also\n", late - 5)
-            while time.time_ns() < late:
-                await asyncio.sleep(0.01)
+            clock.now_ns = late
+            await clock.seen()
+            assert not window.done()  # an entry may still be on its way
             log.write(b"after\n", None)  # has no entry and gets a later one: it is not waited for
+            clock.now_ns = late + timed.GRACE_NS
         assert await window == b"wanted\nalso\n"
         assert await log.read(since_ns=late + 100 * SECOND, follow=False) == b""
         assert await log.read(until_ns=late + 100 * SECOND, follow=False) == await log.read(follow=False)
+
+    on_a_log(scenario)
+
+
+def test_a_time_comes_without_anything_being_written(on_a_log: OnALog) -> None:
+    async def scenario(log: Log) -> None:
+        log.write(b"early\n", T0)
+        assert await log.read(until_ns=time.time_ns() + SECOND // 5) == b"early\n"
+        assert await log.beginning(since_ns=time.time_ns() + SECOND // 5) == Beginning(6)
 
     on_a_log(scenario)
 

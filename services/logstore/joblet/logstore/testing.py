@@ -83,8 +83,12 @@ class LogStoreProcess:
 
     def end(self, number: signal.Signals) -> int:
         """Sends the signal, waits, and returns the exit code."""
-        self.running = False
         self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> int:
+        """The exit code, for one that ends without being told to (once more)."""
+        self.running = False
         code = self.process.wait(TIMEOUT_SECONDS)
         self._reader.join()
         assert self.process.stderr is not None
@@ -118,6 +122,10 @@ class LogStoreProcess:
         output, index = fds
         with closing(LogFiles(output, index)) as files:
             yield files
+
+    def says(self, *texts: str) -> None:
+        """Waits for a line of its log with all of these."""
+        eventually(lambda: any(all(text in line for text in texts) for line in self.log))
 
     def descriptors(self) -> list[str]:
         """Names of the log files that the process has open."""

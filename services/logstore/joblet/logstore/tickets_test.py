@@ -17,7 +17,7 @@ def tickets() -> Iterator[Tickets]:
     before = set(os.listdir("/proc/self/fd"))
     with closing(Tickets()) as tickets:
         yield tickets
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before  # what others left open may be closed by now
 
 
 def is_open(receiver: socket.socket) -> bool:
