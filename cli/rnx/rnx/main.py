@@ -1,5 +1,6 @@
 """The `rnx` command: its verbs, and the one place where a failure becomes a text on stderr and an exit code."""
 
+import gc
 import io
 import os
 import sys
@@ -22,6 +23,8 @@ ENTRIES = {
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130  # as in rnx.errors, which --help does without
 HELP_COLUMNS = 110  # the most that help uses of a wide terminal
 COMPLETION_VARIABLE = "_RNX_COMPLETE"  # set by click's completion scripts
+# Objects made before Python looks for garbage among them. By default 700, and imports make some 30,000 that stay.
+GARBAGE_THRESHOLD = 100_000
 
 
 class _Version(click.Option):
@@ -66,12 +69,14 @@ app = Noun(
 
 def main() -> None:
     """The entry point of the console script and of the PEX."""
+    gc.set_threshold(GARBAGE_THRESHOLD)
     try:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
         if sys.stderr.isatty():
             click.echo(err=True)  # the terminal shows ^C: the prompt comes on the next line
+    gc.freeze()  # else Python looks through all of it for garbage as it ends
     sys.exit(code)
 
 
