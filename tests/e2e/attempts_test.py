@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from local_system import CLEAN_ENVIRONMENT, RNX, LocalSystem, wait_for
+from local_system import CLEAN_ENVIRONMENT, RNX, LocalSystem, give_a_lease, local_system, wait_for
 from service_settings import set_service
 
 pytestmark = pytest.mark.root
@@ -150,3 +152,36 @@ def test_the_last_lines_and_what_comes_while_services_are_killed(own_joblet: Loc
             rest, said = log.communicate(timeout=120)
     assert log.returncode == 0, said.decode()
     assert begin + rest == b"".join(LINES[1:])
+
+
+def test_a_reader_finds_its_place_behind_an_attempt_that_was_lost(clean_machine: None, tmp_path: Path) -> None:
+    """Also when the gateway, which has seen how much it had read, is not there any more."""
+    give_a_lease(tmp_path / "jbtest", 3)
+    with local_system(tmp_path / "jbtest") as system, socket.create_server(("127.0.0.1", 0)) as holding:
+        script = 'echo "$JOB_ATTEMPT one"; python3 -c "$1" "$2" 2>/dev/null; echo "$JOB_ATTEMPT two"'
+        port = str(holding.getsockname()[1])
+        job_id = system.run(
+            "--network=host", "--retries=1", "--retry-backoff=1s", "sh", "-c", script, "sh", HELD, port
+        )  # fmt: skip
+        first, _ = holding.accept()
+        config = str(system.directory / "rnx-config.yml")
+        command = [str(RNX), "--config", config, "job", "log", job_id]
+        with (
+            first,
+            subprocess.Popen(command, env=CLEAN_ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as log,
+        ):
+            assert log.stdout is not None
+            assert log.stdout.read(len(b"1 one\n")) == b"1 one\n"
+            executor = system.pids()["executor"]
+            os.kill(executor, signal.SIGSTOP)
+            try:
+                wait_for("the lost attempt's end", lambda: attempts_of(system, job_id)[0]["reason"] == "node-lost")
+            finally:
+                os.kill(executor, signal.SIGCONT)
+            second, _ = holding.accept()
+            with second:
+                assert log.stdout.read(len(b"2 one\n")) == b"2 one\n"
+                system.kill("gateway")
+            rest, said = log.communicate(timeout=120)
+    assert (log.returncode, rest) == (0, b"2 two\n"), said.decode()
+    assert "What was written from byte 6 on was lost with a node, up to the next attempt." in said.decode()

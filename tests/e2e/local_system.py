@@ -150,12 +150,17 @@ class LocalSystem:
         wait_for(f"{service} back after kill -9", restarted)
 
 
-def give_a_long_lease(directory: Path) -> None:
-    """To the node of a system that is to be made in `directory`: for tests that kill its executor, which on a busy
-    machine may be away for longer than the 15 s after which a node is lost with its jobs."""
+def give_a_lease(directory: Path, seconds: int) -> None:
+    """To the node of a system that is to be made in `directory`."""
     config = directory / "config/joblet-config.yml"
     config.parent.mkdir(parents=True)
-    config.write_text("gateway: {nodeLeaseSeconds: 600}\n")
+    config.write_text(f"gateway: {{nodeLeaseSeconds: {seconds}}}\n")
+
+
+def give_a_long_lease(directory: Path) -> None:
+    """For tests that kill the executor, which on a busy machine may be away for longer than the 15 s after which a node
+    is lost with its jobs."""
+    give_a_lease(directory, 600)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import grpc
 
 from joblet.api.job_pb2 import DataChunk, GetJobLogsReq, GetJobStatusReq
 from joblet.common.errors import JobletError
+from joblet.common.states import LOST_ATTEMPT_BYTES
 from joblet.common.units import NS_PER_SECOND
 from rnx import departure, stamps
 from rnx.client import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Client, is_unavailable
@@ -148,11 +149,17 @@ def pass_on(chunk: DataChunk, position: int | None, write: Write, say: Say) -> i
     offset = chunk.offset or position or 0
     position = offset if position is None else position
     if offset > position:
-        say(f"Bytes {position} to {offset - 1} are no longer kept.")
+        say(_gap(position, offset))
     piece = _behind(Piece(offset, chunk.payload, _times(chunk), chunk.attempt), position - offset)
     if piece.payload:
         write(piece)
     return piece.offset + len(piece.payload)
+
+
+def _gap(begin: int, end: int) -> str:
+    if begin // LOST_ATTEMPT_BYTES < end // LOST_ATTEMPT_BYTES:
+        return f"What was written from byte {begin} on was lost with a node, up to the next attempt."
+    return f"Bytes {begin} to {end - 1} are no longer kept."
 
 
 def _times(chunk: DataChunk) -> list[tuple[int, int]]:

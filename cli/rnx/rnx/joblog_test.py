@@ -2,6 +2,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from joblet.api.job_pb2 import DataChunk, GetJobLogsReq, OutputTime
+from joblet.common.states import LOST_ATTEMPT_BYTES
 from rnx import joblog
 from rnx.stamps import Stamper
 
@@ -14,6 +15,12 @@ from rnx.stamps import Stamper
         (DataChunk(payload=b"abc", offset=4), 5, [(5, b"bc")], []),
         (DataChunk(payload=b"abc", offset=1), 5, [], []),
         (DataChunk(payload=b"abc", offset=9), 5, [(9, b"abc")], ["Bytes 5 to 8 are no longer kept."]),
+        (
+            DataChunk(payload=b"abc", offset=LOST_ATTEMPT_BYTES + 7, attempt=2),
+            5,
+            [(LOST_ATTEMPT_BYTES + 7, b"abc")],
+            ["What was written from byte 5 on was lost with a node, up to the next attempt."],
+        ),
         (DataChunk(), 5, [], []),
     ],
 )

@@ -6,6 +6,7 @@ The names are those of the public API (`status` in Job). The gateway and the exe
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Final
 
 from joblet.common.errors import Internal
 
@@ -68,6 +69,11 @@ class Reason(StrEnum):
     SUPERVISOR_KILLED = "supervisor-killed"
     NODE_RESTARTED = "node-restarted"
     NODE_LOST = "node-lost"
+
+
+LOST_ATTEMPT_BYTES: Final = 1 << 44
+"""What an attempt that was lost with its node takes of the offsets of its job's output, since nobody knows how much it
+wrote: more than a file of ext4 can have, and still a number that JSON readers keep exact after 100 retries."""
 
 
 class IllegalTransition(Internal):

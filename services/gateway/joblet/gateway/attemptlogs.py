@@ -4,7 +4,8 @@ Each attempt has a log of its own on its node (`store.attempts`). Read together 
 at the offset where the one before it ended, so a reader that was interrupted goes on by offset here as anywhere. Lines
 and times count through all of them; a line ends with its attempt. Who follows is sent the next attempt when it comes;
 the stream ends with the job. The log of an earlier attempt that is not kept any more, or cannot be reached, is a gap,
-as removed output is.
+as removed output is. How much an attempt wrote that was lost with its node is not known, and readers may have seen any
+of it: it takes LOST_ATTEMPT_BYTES, so that the next one begins at the same offset for all of them.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from typing import Protocol
 from joblet.api import job_pb2
 from joblet.api.internal.logstore_pb2 import FindBeginningResponse
 from joblet.common.errors import NotFound, Unavailable
+from joblet.common.states import LOST_ATTEMPT_BYTES, Reason
 from joblet.gateway import logoptions
 from joblet.gateway.jobs import Jobs
 from joblet.gateway.store.model import Job
@@ -71,7 +73,7 @@ class AttemptLogs:
             if not await self._comes(number + 1):
                 return
             # The size is known once another attempt has followed, not yet when the log ends.
-            begin, number = max(self._reached, begin + (await self._attempt(number)).output_bytes), number + 1
+            begin, number = max(self._reached, begin + _length(await self._attempt(number))), number + 1
 
     async def _one(self, request: job_pb2.GetJobLogsReq, begin: int, number: int) -> None:
         """Sends the attempt's output from the offset that was asked for."""
@@ -106,10 +108,10 @@ class AttemptLogs:
                 if found.reached or part.noFollow:
                     return _Place(number, begin, found.offset)
             follows = await self._comes(number + 1)
-            size = (await self._attempt(number)).output_bytes
+            attempt = await self._attempt(number)
             if not follows:
-                return _Place(number, begin, size)
-            begin, number = begin + size, number + 1
+                return _Place(number, begin, attempt.output_bytes)
+            begin, number = begin + _length(attempt), number + 1
 
     async def _tail(self, first: int) -> _Place:
         """Where the last lines of what is there begin, in no attempt before the `first`."""
@@ -123,7 +125,7 @@ class AttemptLogs:
             left -= found.lines
             if left == 0 or attempt.attempt <= first:
                 break
-        begin = sum(earlier.output_bytes for earlier in attempts[: attempt.attempt - 1])
+        begin = sum(_length(earlier) for earlier in attempts[: attempt.attempt - 1])
         return _Place(attempt.attempt, begin, found.offset)
 
     async def _found(self, number: int, part: job_pb2.GetJobLogsReq) -> FindBeginningResponse:
@@ -159,6 +161,11 @@ class AttemptLogs:
             await self._write(chunk.SerializeToString())
 
         return shifted
+
+
+def _length(attempt: Job) -> int:
+    """How many offsets an attempt takes that another one has followed."""
+    return LOST_ATTEMPT_BYTES if attempt.reason == Reason.NODE_LOST else attempt.output_bytes
 
 
 def _without_search(request: job_pb2.GetJobLogsReq) -> job_pb2.GetJobLogsReq:

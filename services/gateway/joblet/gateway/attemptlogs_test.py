@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from joblet.api import job_pb2
 from joblet.api.job_pb2 import DataChunk, GetJobLogsReq, RetryPolicy
+from joblet.common.states import LOST_ATTEMPT_BYTES
 from joblet.gateway import retry
 from joblet.gateway.testing import FakeJob, FakeNode, World, failure, output, world
 
@@ -198,6 +199,45 @@ def test_nothing_of_the_next_attempt_is_passed_over_when_a_log_ends_before_its_e
                     await asyncio.sleep(0.01)
             await it.node.executor_up()
             assert await output(call) == b"2 printed\n"
+
+    asyncio.run(scenario())
+
+
+def test_readers_of_an_attempt_that_was_lost_go_on_where_they_were(tmp_path: Path) -> None:
+    """However much each has seen of it, the next attempt begins at the same offset for all of them."""
+
+    async def scenario() -> None:
+        async with world(tmp_path, lease_seconds=1) as it:
+            second = FakeNode(it.bundle, node_id="node-2")
+            it.stack.push_async_callback(second.down)
+            await second.up()
+
+            async def printing(node: FakeNode, job: FakeJob) -> None:
+                node.started(job)
+                node.print(job, b"%d printed\n" % job.spec.attempt)
+
+            it.node.script = second.script = printing
+            client = await it.client()
+            job_id = await run(client)
+            call = aiter(client.GetJobLogs(GetJobLogsReq(uuid=job_id)))
+            assert await anext(call) == DataChunk(attempt=1, payload=b"1 printed\n")
+            await it.node.executor_down()
+            async with asyncio.timeout(120):
+                while not second.jobs:
+                    await it.heartbeat(second)
+                    await asyncio.sleep(0.02)
+            await it.until(job_id, "RUNNING")
+            new = await anext(aiter(client.GetJobLogs(GetJobLogsReq(uuid=job_id))))
+            assert new == DataChunk(attempt=2, payload=b"2 printed\n", offset=LOST_ATTEMPT_BYTES)
+            last = await anext(aiter(client.GetJobLogs(GetJobLogsReq(uuid=job_id, tailLines=0))))
+            assert last == DataChunk(offset=LOST_ATTEMPT_BYTES + len(b"2 printed\n"))
+            await it.node.executor_up()
+            await it.beat()
+            assert await anext(call) == new
+            for offset in (3, len(b"1 printed\n"), LOST_ATTEMPT_BYTES, LOST_ATTEMPT_BYTES + 2):
+                again = await anext(aiter(client.GetJobLogs(GetJobLogsReq(uuid=job_id, offset=offset))))
+                rest = new.payload[max(0, offset - new.offset) :]
+                assert again == DataChunk(attempt=2, payload=rest, offset=max(offset, new.offset))
 
     asyncio.run(scenario())
 
