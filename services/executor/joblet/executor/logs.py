@@ -71,7 +71,7 @@ class LogStore:
             return Opening(self, job_id)
         naming = Naming(self, spare, job_id)
         if naming.failed:
-            self._spares.put_back(spare)
+            spare.close()
             return Opening(self, job_id)
         return Opening(self, job_id, spare, naming)
 
@@ -161,6 +161,7 @@ class LogStore:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
+            self._spares.drop()
         waiting, self._waiting = self._waiting, deque()
         for answer in waiting:
             if not answer.done():

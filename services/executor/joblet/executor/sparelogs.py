@@ -53,9 +53,10 @@ class SpareLogs:
             spare.close()
         return None
 
-    def put_back(self, spare: Spare) -> None:
-        """One that was taken and not given a name."""
-        self._stock.append(spare)
+    def drop(self) -> None:
+        """Gives back what waits: its connection is gone, and the next logstore may have another directory."""
+        while self._stock:
+            self._stock.pop().close()
 
     def refill(self) -> None:
         """Soon, without waiting for it."""
@@ -69,8 +70,7 @@ class SpareLogs:
             self._pause.cancel()
         if self._asked is not None:
             self._asked.cancel()
-        while self._stock:
-            self._stock.pop().close()
+        self.drop()
 
     def _ask(self) -> None:
         self._pause = None

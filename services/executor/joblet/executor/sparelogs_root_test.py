@@ -138,6 +138,15 @@ def test_the_logstore_is_killed_before_it_has_named_the_log(node: NodeProcesses)
     complete(node, after, asyncio.run(run(node, after)))
 
 
+def test_no_job_fails_when_the_next_logstore_has_another_directory(node: NodeProcesses) -> None:
+    node.logstore.end(signal.SIGKILL)
+    node.logs = node.directory / "other"
+    node.start_logstore()
+    for _ in range(STOCK + 1):
+        job = printing()
+        complete(node, job, asyncio.run(run(node, job)))
+
+
 @pytest.mark.parametrize("with_logstore", [False, True], ids=["executor", "both"])
 def test_the_executor_is_killed_before_the_log_is_named(node: NodeProcesses, with_logstore: bool) -> None:
     """The command never runs; a second order for the job gets a log that works."""

@@ -112,6 +112,7 @@ class NodeProcesses:
         self.directory = directory
         self.cgroup_parent = f"{RUN}-{directory.name[-20:]}"
         self.bundle: Bundle = write_bundle(directory / "certs", node_id=NODE)
+        self.logs = directory / "logs"
         self._settings = {"joblet": joblet, "executor": executor}
         path = directory / "joblet-config.yml"
         self.logstore = Service("logstore", path)
@@ -142,7 +143,7 @@ class NodeProcesses:
             f"{self._settings['executor']}  tls: {tls}\n"
             f"logstore:\n  listen: 127.0.0.1:{self.logstore.port}\n"
             f"  metricsListen: 127.0.0.1:{self.logstore.metrics_port}\n"
-            f"  directory: logs\n  socket: control.sock\n  tls: {tls}\n"
+            f"  directory: {self.logs}\n  socket: control.sock\n  tls: {tls}\n"
         )
         return path
 
