@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from joblet.common import log
-from joblet.common.errors import JobletError
+from joblet.common.errors import Internal, JobletError
 from joblet.common.states import TERMINAL, JobState, Reason
 from joblet.executor import exitrecord, procfs
 from joblet.executor.cgroup.driver import CgroupError, JobCgroup
@@ -26,8 +26,9 @@ from joblet.executor.jobspec import Stage
 from joblet.executor.site import Claims, Site
 from joblet.executor.supervise import Supervisor
 
-REORDER_SECONDS: Final = 30.0
+LEAVING_SECONDS: Final = 30.0
 LEAVING_MILLISECONDS: Final = 1000  # no orders are taken yet
+_LOGSTORE_RETRY_SECONDS: Final = 1.0
 
 _log = log.get_logger(__name__)
 
@@ -51,8 +52,8 @@ def adopt_jobs(executor: Executor, tasks: TaskGroup) -> None:
             dropped.append(job_id)
         else:  # its end had been told, and the executor ended before it had removed this
             site.states.remove(job_id)
-    if dropped:
-        executor.leave_at_end(tasks.create_task(_close_logs(site, dropped), name="logs of dropped jobs"))
+    for job_id in dropped:
+        executor.leave_at_end(tasks.create_task(_clear_away(executor, job_id), name=f"dropped job {job_id}"))
 
 
 def _never_told_to_go(site: Site, record: Record, init: InitProcess) -> bool:
@@ -81,18 +82,34 @@ def _leaves(pidfd: int, init: InitProcess) -> bool:
     return bool(poll.poll(0 if runs else LEAVING_MILLISECONDS))
 
 
-async def _close_logs(site: Site, job_ids: list[str]) -> None:
-    """Readers of a dropped job's log must come to an end, but only once it is clear that it is not ordered again."""
-    await asyncio.sleep(REORDER_SECONDS)
-    for job_id in job_ids:
-        if site.journal.job(job_id) is not None:
-            continue
+async def _clear_away(executor: Executor, job_id: str) -> None:
+    """A dropped job may be ordered again at any time and needs a log then that has not ended: the empty one goes, so
+    that readers wait for another. Once more when the old init has surely left and the logstore has done all that the
+    earlier executor asked for. Nothing is asked any more once the job has been ordered again."""
+    site = executor.site
+    await _log_discarded(executor, job_id)
+    await asyncio.sleep(LEAVING_SECONDS)
+    if not await _log_discarded(executor, job_id):
         try:
             await site.logs.finish(job_id)
         except JobletError as error:
             _log.warn("log of a dropped job not closed", jobId=job_id, error=error)
+    if not executor.knows(job_id):
         with suppress(FileNotFoundError):  # ordered and over by now
             site.states.remove(job_id)
+
+
+async def _log_discarded(executor: Executor, job_id: str) -> bool:
+    """False when something has been written to it: the journal of a job that ran is lost."""
+    while not executor.knows(job_id):
+        try:
+            await executor.site.logs.discard(job_id)
+            break
+        except OSError:
+            await asyncio.sleep(_LOGSTORE_RETRY_SECONDS)
+        except Internal:
+            return False
+    return True
 
 
 def _adopt(executor: Executor, tasks: TaskGroup, record: Record, init: InitProcess) -> None:

@@ -19,6 +19,7 @@ from joblet.executor.cgroup.detect import detect
 from joblet.executor.cgroup.spare import PREFIX, STOCK
 from joblet.executor.exitrecord import EndReason, RecordFlag
 from joblet.executor.jobspec import Stage
+from joblet.executor.logs import LogStore
 from joblet.executor.testing_node import (
     NodeProcesses,
     Watch,
@@ -204,8 +205,16 @@ def test_a_node_that_restarted(node: NodeProcesses, tmp_path: Path) -> None:
     assert (last.ended.status, last.ended.reason) == ("FAILED", "node-restarted")
 
 
-def test_what_was_accepted_but_never_started_is_dropped(node: NodeProcesses, tmp_path: Path) -> None:
-    """As after a kill between the journal's row and GO: the same order starts it, once."""
+async def an_open_log(node: NodeProcesses, job_id: str) -> None:
+    """As an executor that was killed has left it."""
+    with closing(LogStore(node.directory / "control.sock")) as logs, closing(logs.opening(job_id)) as opening:
+        await opening.files()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_was_accepted_but_never_started_is_dropped(node: NodeProcesses, tmp_path: Path, late: bool) -> None:
+    """As after a kill between the journal's row and GO: the same order starts it, once. However late it comes: its log
+    has not ended."""
     job = spec("sh", "-c", "echo ran")
     asyncio.run(started(node, spec("true")))
     node.executor.end(signal.SIGKILL)
@@ -217,11 +226,15 @@ def test_what_was_accepted_but_never_started_is_dropped(node: NodeProcesses, tmp
             (job.job_id,),
         )
     (tmp_path / "state/jobs" / job.job_id).mkdir()
+    log = tmp_path / "logs" / job.job_id
+    asyncio.run(an_open_log(node, job.job_id))
 
     async def scenario() -> None:
         async with node.client() as stub, Watch(stub) as watch:
             listed = await stub.ListJobs(executor_pb2.ListNodeJobsRequest())
             assert job.job_id not in {known.job_id for known in listed.jobs}
+            if late:
+                wait_until(lambda: not log.exists(), lambda: "the empty log stays")
             await start(stub, job)
             assert (await watch.end(job.job_id)).status == "COMPLETED"
             assert watch.of(job.job_id) == ["started", "ended"]

@@ -66,6 +66,10 @@ class Executor:
             task.add_done_callback(lambda _: self._accepting.pop(order.job_id, None))
         return task
 
+    def knows(self, job_id: str) -> bool:
+        """Whether the job has been accepted, or is being."""
+        return job_id in self._accepting or self.site.journal.job(job_id) is not None
+
     async def stop(self, job_id: str) -> tuple[Outcome, int]:
         """Ends a job; its outcome and the number of the event that tells it. JobNotRunning when it had ended itself."""
         supervisor = self._supervisors.get(job_id)

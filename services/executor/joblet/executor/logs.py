@@ -83,6 +83,12 @@ class LogStore:
         """Marks the end of the output of a job whose init is gone; the number of bytes in it."""
         return int((await self._answer({"op": "finish", "job_id": job_id}))["bytes"])
 
+    async def discard(self, job_id: str) -> None:
+        """Removes the log of a job that has never run. One attempt: raises OSError while the logstore is away, Internal
+        when something has been written to the log."""
+        request: Request = {"op": "discard", "job_id": job_id}
+        checked(request, await self.send(request))
+
     async def size(self, job_id: str) -> int:
         """Bytes of output so far."""
         return int((await self._answer({"op": "size", "job_id": job_id}))["bytes"])

@@ -8,6 +8,7 @@ A unix socket of type SOCK_SEQPACKET. Every request and every answer is one JSON
     {"op": "name", "spare": S, "job_id": J}
                                     -> {"ok": true}: the spare is the job's log (spares.py)
     {"op": "finish", "job_id": J}   -> {"ok": true, "bytes": N}; only for a job whose init is gone
+    {"op": "discard", "job_id": J}  -> {"ok": true}; only for a job that has never run: there is no log of it any more
     {"op": "size", "job_id": J}     -> {"ok": true, "bytes": N, "ended": false}
     {"op": "stream", "job_id": J}   -> {"ok": true, "ticket": T}, with one descriptor: a socket, on which the output
                                        comes that a call of ReadLogs with this ticket asks for (`tickets`)
@@ -84,6 +85,7 @@ class Handout:
             "prepare": ({"count": int}, self._prepare),
             "name": ({"spare": str, "job_id": str}, self._name),
             "finish": ({"job_id": str}, self._finish),
+            "discard": ({"job_id": str}, self._discard),
             "size": ({"job_id": str}, self._size),
             "stream": ({"job_id": str}, self._stream),
         }
@@ -210,6 +212,10 @@ class Handout:
 
     def _finish(self, job_id: str) -> Answer:
         return Answer({"ok": True, "bytes": self._logs.finish(job_id)})
+
+    def _discard(self, job_id: str) -> Answer:
+        self._logs.discard(job_id)
+        return Answer({"ok": True})
 
     def _size(self, job_id: str) -> Answer:
         size = self._logs.size(job_id)

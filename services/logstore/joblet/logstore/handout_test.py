@@ -166,6 +166,25 @@ def test_finish_and_size_answer_with_bytes(tmp_path: Path) -> None:
     serving(tmp_path, client)
 
 
+def test_only_logs_that_nothing_was_written_to_are_discarded(tmp_path: Path) -> None:
+    def client(path: Path) -> None:
+        with connected(path) as control:
+            log = tmp_path / "logs" / JOB
+            assert ask(control, "open") == {"ok": True}
+            for _ in range(2):
+                assert ask(control, "discard") == {"ok": True}
+                assert not log.exists()
+            assert ask(control, "open") == {"ok": True}
+            (log / "output").write_bytes(b"hello")
+            assert ask(control, "discard") == {"ok": False, "error": f"job {JOB} has written output already"}
+            (log / "output").write_bytes(b"")
+            assert ask(control, "finish") == {"ok": True, "bytes": 0}
+            assert ask(control, "discard") == {"ok": False, "error": f"the output of job {JOB} has ended"}
+            assert (log / "index").exists()
+
+    serving(tmp_path, client)
+
+
 @pytest.mark.parametrize("operation", ["finish", "size"])
 def test_unknown_jobs_are_named(tmp_path: Path, operation: str) -> None:
     def client(path: Path) -> None:
@@ -185,8 +204,8 @@ def test_unknown_jobs_are_named(tmp_path: Path, operation: str) -> None:
         (b'{"job_id": "x"}', 'a request is an object with the key "op"'),
         (b'{"op": "open"}', 'a request has the keys "op" and "job_id"'),
         (b'{"op": "open", "job_id": "x", "path": "/etc"}', 'a request has the keys "op" and "job_id"'),
-        (b'{"op": "format", "job_id": "x"}', "op is one of open, prepare, name, finish, size, stream"),
-        (b'{"op": ["open"], "job_id": "x"}', "op is one of open, prepare, name, finish, size, stream"),
+        (b'{"op": "format", "job_id": "x"}', "op is one of open, prepare, name, finish, discard, size, stream"),
+        (b'{"op": ["open"], "job_id": "x"}', "op is one of open, prepare, name, finish, discard, size, stream"),
         (b'{"op": "open", "job_id": 7}', "job_id is a string"),
         (b'{"op": "open", "job_id": "../../etc"}', "invalid job id: '../../etc'"),
         (b'{"op": "prepare", "job_id": "x"}', 'a request has the keys "op" and "count"'),

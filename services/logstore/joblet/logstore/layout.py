@@ -209,6 +209,12 @@ class LogDirectory:
             append(index, encode(Entry(size, time.time_ns(), Kind.END)))
             return size
 
+    def discard(self, job_id: str) -> None:
+        """Removes the log, if there is one, of a job that has never run. FailedPrecondition when something has been
+        written to it, or its end."""
+        with self._changing, contextlib.suppress(JobNotFound):
+            self._remove_unwritten(job_id)
+
     def delete(self, job_id: str) -> None:
         """Removes a job's output. Who reads it at that moment reads on. FailedPrecondition before the output's end."""
         with self._changing:
