@@ -7,9 +7,15 @@ async def readable(fd: int) -> None:
     """Returns when `fd` is readable. Nobody else may wait for the same descriptor at the same time."""
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
-    # The reader may fire once more before it is removed; a future takes a result only once.
-    loop.add_reader(fd, lambda: None if ready.done() else ready.set_result(None))
+
+    def arrived() -> None:
+        loop.remove_reader(fd)  # at once: it would be told again before the task that waits has its turn
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(fd, arrived)
     try:
         await ready
-    finally:
+    except BaseException:
         loop.remove_reader(fd)
+        raise
