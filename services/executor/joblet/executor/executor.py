@@ -112,7 +112,7 @@ class Executor:
         self._reserve.close()
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                while self._accepting or any(supervisor.launching for supervisor in self._supervisors.values()):
+                while self._accepting or any(supervisor.busy for supervisor in self._supervisors.values()):
                     await asyncio.sleep(0.01)
                 if self._leaving:
                     await asyncio.wait(self._leaving)

@@ -5,10 +5,11 @@ import os
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +103,34 @@ async def end_of(site: Site, job_id: str) -> Outcome:
             if event.job_id == job_id and isinstance(event.body, Outcome):
                 return event.body
     raise AssertionError("the feed has no end")
+
+
+class NotingCleaner(ThreadPoolExecutor):
+    """Notes when it is given something to do."""
+
+    def __init__(self, notes: list[str]) -> None:
+        super().__init__(1)
+        self.notes = notes
+
+    def submit(self, *work: Any, **options: Any) -> "Future[Any]":
+        self.notes.append("removed")
+        return super().submit(*work, **options)
+
+
+def test_an_end_is_told_before_anything_is_removed(bench: Bench) -> None:
+    notes: list[str] = []
+
+    async def scenario() -> None:
+        with NotingCleaner(notes) as cleaner:
+            async with bench.executor(cleaner=cleaner) as executor:
+                job = new_order()
+                await executor.start(job)
+                await end_of(executor.site, job.job_id)
+                notes.append("told")
+
+    asyncio.run(scenario())
+    assert notes == ["told", "removed"]
+    assert bench.left() == []
 
 
 async def refusal_of(executor: Executor, job: Order) -> JobletError:

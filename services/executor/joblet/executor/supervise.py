@@ -90,6 +90,11 @@ class Supervisor:
     def launching(self) -> bool:
         return not self.launched.done()
 
+    @property
+    def busy(self) -> bool:
+        """With what the executor must not leave in the middle of: the launch, or the removal of what the job held."""
+        return self.launching or (self.ended.done() and not self.released.done())
+
     def presume(self, failure: Failure) -> None:
         """Why there may be no exit record."""
         self._heard = failure
@@ -272,7 +277,9 @@ class Supervisor:
             "job ended", jobId=self.job_id, state=outcome.state, reason=outcome.reason, exitCode=outcome.exit_code
         )
         self.ended.set_result(event)
-        await self._give_back()
+        # In a task of its own, which has its turn after those who tell the event. To the end, also when the executor is
+        # leaving: half of it would be harder to clear up than all.
+        await asyncio.shield(self._give_back())
         while output_bytes is None:
             await asyncio.sleep(_LOGSTORE_RETRY_SECONDS)
             output_bytes = await self._close_log(record)
@@ -341,8 +348,7 @@ class Supervisor:
             self._cgroup.close()  # descriptors belong to the event loop's thread
         if self._pidfd is not None:
             self._claims.holdings.callback(_reap, os.dup(self._pidfd))
-        # To the end, also when the executor is leaving: half of it would be harder to clear up than all.
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._site.cleaner, self._remove_holdings))
+        await asyncio.get_running_loop().run_in_executor(self._site.cleaner, self._remove_holdings)
         self.released.set_result(None)
 
     def _remove_holdings(self) -> None:
