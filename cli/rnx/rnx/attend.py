@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 def attend(client: "Client", job: "GetJobStatusRes", *, follow: bool, stop: bool, as_json: bool) -> int:
     """The exit code of rnx: the job's own, or see `waiting`."""
-    if follow:
-        _say(f"Job {job.uuid} started (Ctrl+C {'stops it' if stop else 'leaves; the job goes on'})")
-    elif not as_json:
-        show(output.started(job))
     leaving = waiting.leaving_on_interrupt(job.uuid, _say)
     stopping = waiting.stopping_on_interrupt(client, job.uuid, _say, wanted=stop)
-    with leaving, stopping:
+    with leaving, stopping:  # before anything is shown: who has read of the job may press Ctrl+C at once
+        if follow:
+            _say(f"Job {job.uuid} started (Ctrl+C {'stops it' if stop else 'leaves; the job goes on'})")
+        elif not as_json:
+            show(output.started(job))
         if follow:
             _follow(client, job.uuid, as_json)
         ended = waiting.until_end(client, job.uuid)

@@ -154,6 +154,18 @@ def test_ctrl_c_leaves_and_says_how_to_come_back(gateway: Gateway) -> None:
     assert not [request for request in gateway.requests if isinstance(request, api.StopJobReq)]
 
 
+def test_ctrl_c_as_soon_as_the_job_is_shown(
+    rnx: Rnx, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    def shown(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rnx.attend.show", shown)
+    with pytest.raises(KeyboardInterrupt):
+        rnx(*gateway.flags, "run", "--wait", "true")
+    assert f"rnx job wait {JOB_ID}" in capfdbinary.readouterr().err.decode()
+
+
 def test_ctrl_c_stops_the_job_when_asked_to(gateway: Gateway) -> None:
     with waiting_process(gateway, "run", "--wait", "--stop-on-interrupt", "true") as process:
         gateway.job = a_job(status="STOPPED", exitCode=-1, reason="stopped")
