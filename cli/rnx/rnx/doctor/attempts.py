@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-ATTEMPT_SECONDS: Final = 5  # of the child; a call that does not come back is a finding too
+ATTEMPT_SECONDS: Final = 30  # of the child; a call that does not come back is a finding too
 _FAILED: Final = b"!"
 _MESSAGE_BYTES: Final = 1024
 

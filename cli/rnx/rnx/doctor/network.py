@@ -11,7 +11,7 @@ from typing import Final
 
 from rnx.doctor.findings import Finding, ok
 
-_ASK_SECONDS: Final = 5
+_ASK_SECONDS: Final = 30
 _LEGACY_TABLES: Final = Path("/proc/net/ip_tables_names")  # ip_tables; lists what is loaded
 _NFT_MODULE: Final = "nf_tables"
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rnx.client import Client
 
 SUPERVISOR_SECONDS = 40.0  # it gives its services 20
-JOBS_SECONDS = 20.0
+JOBS_SECONDS = 30.0
 SERVICE_SECONDS = 10.0
-RESTART_SECONDS = 10.0  # for a gateway that its supervisor starts again
+RESTART_SECONDS = 30.0  # for a gateway that its supervisor starts again
 _PAUSE_SECONDS = 0.05
 
 
@@ -90,9 +90,9 @@ def stop_jobs(layout: Layout, patience_seconds: float) -> tuple[str, ...]:
     from joblet.api.job_pb2 import StopJobReq
     from rnx.client import Client
 
-    deadline = time.monotonic() + JOBS_SECONDS
     stopped: dict[str, None] = {}
     with Client(ready.client_settings(layout), connect_seconds=patience_seconds) as client:
+        deadline = time.monotonic() + JOBS_SECONDS
         while active := list(_active(client)):
             if time.monotonic() > deadline:
                 raise Internal(f"jobs still running after {JOBS_SECONDS:g} s: {', '.join(active)}")

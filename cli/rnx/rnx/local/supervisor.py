@@ -23,7 +23,7 @@ from rnx.local import processes
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 10.0
 STEADY_SECONDS = 20.0  # a service that ran so long starts again without a pause
 STOP_SECONDS = 10.0  # between SIGTERM and SIGKILL
-HELPER_SECONDS = 60.0  # for stopping the jobs, and for looking what is left
+HELPER_SECONDS = 90.0  # for stopping the jobs, and for looking what is left
 PRINT_SECONDS = 0.2  # how often the foreground looks for new lines
 ROTATE_SECONDS = 60.0
 LOG_BYTES = 16 << 20  # a service's log is cut to one older file of this size
