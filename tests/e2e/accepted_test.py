@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from inits import all_prepared
 from local_system import LocalSystem, wait_for
 
 pytestmark = [pytest.mark.root]
@@ -17,7 +18,7 @@ pytestmark = [pytest.mark.root]
 @contextmanager
 def halted_inits(executor: int) -> Iterator[None]:
     """The executor's inits that wait for a job stand still in the block, so that none of them parks its command."""
-    pids = wait_for("inits that wait for a job", lambda: _inits_of(executor))
+    pids = all_prepared(executor, networks=1)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -26,11 +27,6 @@ def halted_inits(executor: int) -> Iterator[None]:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-
-
-def _inits_of(executor: int) -> list[int]:
-    children = Path(f"/proc/{executor}/task/{executor}/children").read_text().split()
-    return [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == "jobinit"]
 
 
 def test_a_job_that_was_accepted_and_never_told_to_go_is_ordered_again(own_joblet: LocalSystem, tmp_path: Path) -> None:

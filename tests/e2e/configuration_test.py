@@ -22,13 +22,14 @@ pytestmark = pytest.mark.root
 CONFIGURATION = REPOSITORY / "libs/common/joblet/common/config.py"
 OWN = {f"{name.capitalize()}Config": name for name in SERVICES}
 
+TIMEOUT_SECONDS = 20  # a job that ends by itself needs less of them, also on a busy machine
 CHOSEN = {
     "joblet": {
         "defaultCpuLimit": 70,
         "defaultMemoryLimit": 96,
         "defaultIoLimit": 1_000_000,
         "maxConcurrentJobs": 2,
-        "jobTimeout": "3s",
+        "jobTimeout": f"{TIMEOUT_SECONDS}s",
         "cleanupTimeout": "2s",
         "maxProcesses": 77,
         "defaultNetwork": "none",
@@ -57,7 +58,7 @@ def test_defaults_of_jobs(configured: LocalSystem) -> None:
     """defaultCpuLimit, defaultMemoryLimit, defaultIoLimit, maxProcesses, defaultNetwork, jobTimeout."""
     job = configured.json("run", "--wait", "cat", "/proc/self/net/dev")
     assert (job["maxCPU"], job["maxMemory"], job["maxIOBPS"]) == (70, 96, 1_000_000)
-    assert (job["maxProcesses"], job["network"], job["timeoutSeconds"]) == (77, "none", 3)
+    assert (job["maxProcesses"], job["network"], job["timeoutSeconds"]) == (77, "none", TIMEOUT_SECONDS)
     interfaces = configured.log(str(job["uuid"])).decode().splitlines()[2:]
     assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
 
@@ -65,7 +66,7 @@ def test_defaults_of_jobs(configured: LocalSystem) -> None:
 def test_job_timeout(configured: LocalSystem) -> None:
     done = configured.rnx("--json", "run", "--wait", "sleep", "600")
     assert done.returncode == 124
-    refused = configured.rnx("run", "--timeout=4s", "true")
+    refused = configured.rnx("run", f"--timeout={TIMEOUT_SECONDS + 1}s", "true")
     assert refused.stderr.decode().startswith("Error: job creation failed: timeoutSeconds exceeds system limits\n")
 
 

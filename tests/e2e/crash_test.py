@@ -22,6 +22,10 @@ sys.exit(number)
 """
 
 
+def states(joblet: LocalSystem) -> list[str]:
+    return [line.split()[1] for line in joblet.output("job", "list").splitlines()]
+
+
 def test_killed_services_cost_no_job_and_no_byte(own_joblet: LocalSystem) -> None:
     with gate() as end:
         jobs = {
@@ -32,8 +36,7 @@ def test_killed_services_cost_no_job_and_no_byte(own_joblet: LocalSystem) -> Non
         }
         end.wait_for(JOBS)
         for service in SERVICES:
-            states = [line.split()[1] for line in own_joblet.output("job", "list").splitlines()]
-            assert states == ["RUNNING"] * JOBS, f"before {service} is killed"
+            wait_for(f"all jobs run before {service} is killed", lambda: states(own_joblet) == ["RUNNING"] * JOBS)
             own_joblet.kill(service)
         end.open()
         for number, job_id in jobs.items():
@@ -49,4 +52,5 @@ def test_stop_works_after_the_executor_came_back(own_joblet: LocalSystem) -> Non
     job_id = own_joblet.run("sh", "-c", "trap '' TERM; setsid sleep 1000 & sleep 1000")
     wait_for("RUNNING", lambda: own_joblet.status(job_id)["Status"] == "RUNNING")
     own_joblet.kill("executor")
-    assert "Status: STOPPED" in own_joblet.output("job", "stop", job_id)
+    own_joblet.stop(job_id)
+    assert own_joblet.status(job_id)["Status"] == "STOPPED"

@@ -11,17 +11,22 @@ import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import leftovers
 import pytest
+from inits import all_prepared
 from local_system import LocalSystem, wait_for
+from logstore_settings import set_logstore
 from vitals import Slack, channel, compare, executor_directories, executor_rows, vitals, wait_until_as_before
 
 from joblet.api import job_pb2, job_pb2_grpc
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
+NETWORKS = ("host", "none")
+CGROUP_1 = not Path("/sys/fs/cgroup/cgroup.controllers").exists()
 SEED = 20240115
 JOBS = 1000
 WARM_UP = 64
@@ -116,9 +121,8 @@ def stop(stub: job_pb2_grpc.JobServiceStub, job_id: str, end: End) -> bool:
 
 def run_all(stub: job_pb2_grpc.JobServiceStub, ends: list[End]) -> dict[str, tuple[str, End]]:
     """Run `ends`, CLIENTS at a time, every other one without a network; what became of each job id."""
-    networks = ("host", "none")
     with ThreadPoolExecutor(CLIENTS) as clients:
-        running = [clients.submit(run, stub, end, networks[n % 2]) for n, end in enumerate(ends)]
+        running = [clients.submit(run, stub, end, NETWORKS[n % 2]) for n, end in enumerate(ends)]
         results = [future.result() for future in running]
     return {job_id: (how, end) for (job_id, how), end in zip(results, ends, strict=True)}
 
@@ -136,11 +140,14 @@ def listed(stub: job_pb2_grpc.JobServiceStub) -> dict[str, tuple[str, int]]:
 
 
 def test_a_thousand_ends(own_joblet: LocalSystem) -> None:
+    set_logstore(own_joblet, sealAfter="1h")  # the logs stay as they were written, however long all the jobs take
     with channel(own_joblet) as opened:
         stub = job_pb2_grpc.JobServiceStub(opened)
         # The first jobs open what stays open: connections, threads, pools.
         run_all(stub, drawn(WARM_UP))
         wait_for("the journal to be empty", lambda: executor_rows(own_joblet) == {"jobs": 0, "events": 0})
+        if CGROUP_1:
+            all_prepared(own_joblet.pids()["executor"], len(NETWORKS))
         things, before = leftovers.snapshot(), vitals(own_joblet)
 
         results = run_all(stub, drawn(JOBS))

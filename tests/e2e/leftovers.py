@@ -1,12 +1,14 @@
 """What a test run left on the machine: processes, mounts, cgroups, links, network namespaces, sockets.
 
 A snapshot is a set of lines, so the difference of two snapshots names exactly what is new. Inits of jobs are counted
-only: an executor prepares some ahead, and they are others each time.
+only: an executor prepares some ahead, and they are others each time. Cgroups that it makes ahead go with their parent.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -15,18 +17,25 @@ def snapshot() -> frozenset[str]:
     return frozenset().union(_processes(), _mounts(), _cgroups(), _links(), _unix_sockets(), _loops())
 
 
+def since(before: frozenset[str]) -> frozenset[str]:
+    """What is new, but for inits that an executor of then has prepared meanwhile."""
+    then = {line.partition(":")[0] for line in before if line.startswith("process ")}
+    return frozenset(line for line in snapshot() - before if line.partition(" of ")[2] not in then)
+
+
 def _processes() -> set[str]:
-    found, inits = set(), 0
+    found, inits = set(), Counter[str]()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
         except (FileNotFoundError, ProcessLookupError):
             continue  # ended while we looked
         if line.startswith("jobinit"):
-            inits += 1
-            found.add(f"process jobinit, number {inits}")
+            inits[parent] += 1
+            found.add(f"process jobinit, number {inits[parent]} of process {parent}")
         elif "joblet." in line or "joblet-" in line or "rnx local" in line:
             found.add(f"process {entry.name}: {line}")
     return found
@@ -42,7 +51,8 @@ def _cgroups() -> set[str]:
     found = set()
     for own in own_cgroups():
         for directory, names, _ in os.walk(own):
-            found |= {f"cgroup {directory}/{name}" for name in names if "joblet" in f"{directory}/{name}"}
+            ours = (name for name in names if "joblet" in f"{directory}/{name}" and not name.startswith(".spare-"))
+            found |= {f"cgroup {directory}/{name}" for name in ours}
     return found
 
 
@@ -66,5 +76,8 @@ def _unix_sockets() -> set[str]:
 
 
 def _loops() -> set[str]:
-    backing = Path("/sys/block").glob("loop*/loop/backing_file")
-    return {f"loop {path}: {path.read_text().strip()}" for path in backing}
+    found = set()
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):  # detached while we looked
+            found.add(f"loop {path}: {path.read_text().strip()}")
+    return found

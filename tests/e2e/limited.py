@@ -27,7 +27,7 @@ MIB = 1 << 20
 PYTHON = ("python3", "-ISc")
 DISK_FILE_BYTES = 24 * MIB
 TMP_MB, WORK_MB = 8, 16
-LEASE_SECONDS = 3
+LEASE_SECONDS = 600  # a busy machine may keep the executor from telling that it is there for many of them
 
 
 @dataclass(frozen=True, slots=True)

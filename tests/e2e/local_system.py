@@ -6,8 +6,10 @@ signals to process ids that `rnx local status` names.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -24,17 +26,25 @@ T = TypeVar("T")
 # Both only end a wait for what never comes; on a busy machine everything may take ten times as long as on an idle one.
 WAIT_SECONDS = 120.0
 CALL_SECONDS = 120.0
+# Below those that rnx chooses for services and the kernel for connections, also while who is to listen is restarted.
+PORTS = (10_000, 20_000)
 SERVICES = ("gateway", "executor", "logstore", "runtime")
 # Nothing of the caller's JOBLET_* or HOME reaches rnx, so that a developer's own configuration cannot change a result.
 CLEAN_ENVIRONMENT = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": "/nonexistent"}
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface that was free a moment ago, and that nobody takes who did not choose it."""
+    while True:
+        port = random.SystemRandom().randrange(*PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
 
 
 def wait_for(what: str, probe: Callable[[], T | None], timeout_seconds: float = WAIT_SECONDS) -> T:
@@ -74,6 +84,12 @@ def run_rnx(
         timeout=timeout_seconds,
         check=False,
     )
+
+
+def not_connected(said: str) -> bool:
+    """Whether rnx, or the gateway that it asked, has not reached whom it needs: it may just be starting."""
+    reasons = ("cannot reach ", "no node is registered", "not available", "has not said how yet")
+    return any(reason in said for reason in reasons)
 
 
 UP_SECONDS = 240  # in a guest on a busy machine; it takes two on an idle one
@@ -120,6 +136,17 @@ class LocalSystem:
         lines = self.output("job", "status", job_id).splitlines()
         return {head: rest.strip() for head, _, rest in (line.partition(":") for line in lines)}
 
+    def stop(self, job_id: str) -> None:
+        """Stop a job, also just after a restart: a node that is not connected again is waited for only so long."""
+
+        def asked() -> bool:
+            done = self.rnx("job", "stop", job_id)
+            said = done.stderr.decode()
+            assert done.returncode == 0 or "(current status: STOPPED)" in said or not_connected(said), said
+            return not not_connected(said)
+
+        wait_for("the end by a stop", asked)
+
     def log(self, job_id: str, timeout_seconds: float = CALL_SECONDS) -> bytes:
         """The whole output of a job, followed to its end."""
         done = self.rnx("job", "log", job_id, timeout_seconds=timeout_seconds)
@@ -138,7 +165,7 @@ class LocalSystem:
 
     def kill(self, service: str) -> None:
         """kill -9 one service and wait until its successor is up and serving."""
-        before = self.pids()[service]
+        before = wait_for(f"{service} runs", lambda: self.pids().get(service))
         os.kill(before, signal.SIGKILL)
 
         def restarted() -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +48,7 @@ def test_a_log_is_readable_after_the_nodes_directory_was_deleted(
     assert hashlib.sha256(whole).digest() == hashlib.sha256(wanted).digest()
     wait_for("the copy", lambda: f"logs/{job_id}/sealed" in server.objects())
     wait_for("the mark", lambda: logstore_metrics(own_joblet)["joblet_log_archived_total"] == 1)
+    os.kill(own_joblet.pids()["logstore"], signal.SIGSTOP)  # so that it puts nothing there meanwhile
     shutil.rmtree(own_joblet.directory / "state/logstore")
     own_joblet.kill("logstore")
     assert own_joblet.log(job_id) == wanted

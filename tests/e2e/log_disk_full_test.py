@@ -116,8 +116,9 @@ def test_a_full_disk_stops_the_job_and_room_lets_it_go_on(own_joblet: LocalSyste
         job_id = own_joblet.run("sh", "-c", f"head -c {size} /dev/zero; echo done")
         wait_for("the pause is told", lambda: logstore_metrics(own_joblet)["joblet_log_writers_waiting"] == 1)
         assert own_joblet.status(job_id)["Status"] == "RUNNING"
-        assert b"disk full: jobs wait to write" in (own_joblet.directory / "logs/logstore.log").read_bytes()
+        logged = own_joblet.directory / "logs/logstore.log"
+        wait_for("it is logged, too", lambda: b"disk full: jobs wait to write" in logged.read_bytes())
         filler.unlink()
         assert own_joblet.log(job_id) == bytes(size) + b"done\n"
         assert logstore_metrics(own_joblet)["joblet_log_pauses_total"] >= 1
-        assert logstore_metrics(own_joblet)["joblet_log_writers_waiting"] == 0
+        wait_for("nobody waits", lambda: logstore_metrics(own_joblet)["joblet_log_writers_waiting"] == 0)

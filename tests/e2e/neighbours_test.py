@@ -8,7 +8,7 @@ import json
 import pytest
 from abusers import MEMORY_MB, abused
 from limited import MIB, PYTHON, Limited
-from local_system import run_rnx
+from local_system import run_rnx, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -27,7 +27,7 @@ def test_abuse_beside_a_quiet_job(limited: Limited) -> None:
         quiet = limited.run(*PYTHON, TICK)
         assert quiet.how == ("COMPLETED", 0, "exit")
         assert quiet.output == "".join(f"{n}\n" for n in range(LINES))
-        assert set(health(limited).values()) == {"SERVING"}
+        wait_for("every service answers", lambda: set(health(limited).values()) == {"SERVING"})
         assert limited.system.pids() == pids
         assert {name: limited.status(job_id).status for name, job_id in ids.items()} == dict.fromkeys(ids, "RUNNING")
     for name, job_id in ids.items():

@@ -62,7 +62,7 @@ def test_patterns(joblet: LocalSystem) -> None:
     ("flags", "script", "state"),
     [
         ([], "exit 3", "FAILED"),
-        (["--timeout=1s"], "sleep 60", "STOPPED"),
+        (["--timeout=8s"], "sleep 1000", "STOPPED"),  # time enough for a busy machine to get to the sleep
         (["--max-memory=32"], "head -c 200m /dev/zero | tail -c 190m", "FAILED"),
     ],
     ids=["failure", "timeout", "out of memory"],
@@ -74,7 +74,7 @@ def test_after_a_bad_end(joblet: LocalSystem, flags: list[str], script: str, sta
 
 
 def test_after_a_stop(joblet: LocalSystem) -> None:
-    job_id = joblet.run("--output", "result", "sh", "-c", "echo kept > result; echo ready; sleep 60")
+    job_id = joblet.run("--output", "result", "sh", "-c", "echo kept > result; echo ready; sleep 1000")
     wait_for("the job's word", lambda: joblet.rnx("job", "log", "--no-follow", job_id).stdout)
     joblet.output("job", "stop", job_id)
     assert joblet.rnx("job", "get", job_id, "result", "-o", "-").stdout == b"kept\n"
@@ -128,7 +128,7 @@ def test_a_million_files_are_bounded_and_said(joblet: LocalSystem) -> None:
 
 
 def test_a_viewer_may_fetch_and_nobody_before_the_end(joblet: LocalSystem) -> None:
-    job_id = joblet.run("--output", "*", "sh", "-c", "echo > x; echo ready; sleep 60")
+    job_id = joblet.run("--output", "*", "sh", "-c", "echo > x; echo ready; sleep 1000")
     wait_for("the job's word", lambda: joblet.rnx("job", "log", "--no-follow", job_id).stdout)
     early = joblet.rnx("job", "get", job_id)
     assert b"job has not ended" in early.stderr
@@ -176,7 +176,7 @@ def anonymous(joblet: LocalSystem) -> dict[str, int]:
 
 def killed_while_collecting(joblet: LocalSystem, tree: Path) -> tuple[str, bool]:
     """A job whose executor was killed when its outputs were seen to be collected; whether they still were then."""
-    pid = joblet.pids()["executor"]
+    pid = wait_for("the executor of this try", lambda: joblet.serving().get("executor"))
     with gate() as end:
         script = f"cat </dev/tcp/127.0.0.1/{end.port}"
         job_id = joblet.run("--upload-dir", tree, "--output", "tree", "bash", "-c", script)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from local_system import CLEAN_ENVIRONMENT, LocalSystem, local_system, wait_for
+from local_system import CLEAN_ENVIRONMENT, LocalSystem, local_system, not_connected, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -70,6 +70,6 @@ def test_what_rnx_says(clean_machine: None, executor: Sequence[str], text: str) 
 
 
 def answer(system: LocalSystem) -> subprocess.CompletedProcess[bytes] | None:
-    """What rnx says once the gateway listens; it waits by itself for a node that registers."""
+    """What rnx says once the gateway listens and the node has registered."""
     done = system.rnx("job", "run", "true")
-    return None if b"connection refused" in done.stderr else done
+    return None if not_connected(done.stderr.decode()) else done

@@ -61,7 +61,7 @@ MISSING = Program("MISSING", "jbtest-no-such-command", (), b"", JobState.FAILED,
 KILLED = Program("KILLED", "sh", ("-c", "echo last words; kill -9 $$"), b"last words\n",
                  JobState.FAILED, 137, Reason.SIGNAL)  # fmt: skip
 OVERTIME = Program("OVERTIME", "sh", ("-c", f"echo begun; exec sleep {ENDLESS_SECONDS}"), b"begun\n",
-                   JobState.STOPPED, -1, Reason.TIMEOUT, timeout_seconds=1)  # fmt: skip
+                   JobState.STOPPED, -1, Reason.TIMEOUT, timeout_seconds=5)  # fmt: skip
 STUBBORN = Program(
     "STUBBORN", "sh", ("-c", f"trap '' TERM; echo no; setsid sleep {ENDLESS_SECONDS} & sleep {ENDLESS_SECONDS}"),
     b"no\n", JobState.STOPPED, -1, Reason.STOPPED, endless=True,

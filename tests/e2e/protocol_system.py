@@ -25,8 +25,8 @@ from joblet.api.job_pb2_grpc import JobServiceStub
 from joblet.common.states import TERMINAL, JobState
 
 ATTACKED = ("gateway", "executor", "logstore")
-PATIENCE_SECONDS = 60.0
-CALL_SECONDS = 30.0
+PATIENCE_SECONDS = 240.0
+CALL_SECONDS = 120.0
 RETRY_SECONDS = 0.05
 # The supervisor's pause before a service is started again grows with each of its deaths: 0.05, 0.2, 0.8, 3.2 s.
 MOST_DEATHS = 4
@@ -250,7 +250,7 @@ def _left_of(directory: Path) -> list[str]:
     left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if marks[0] in line]
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            told = (process / "cmdline").read_text() + (process / "cgroup").read_text()
+            told = "".join((process / name).read_text(errors="replace") for name in ("cmdline", "cgroup"))
         except (FileNotFoundError, ProcessLookupError):
             continue  # ended while we looked
         if any(mark in told for mark in marks):

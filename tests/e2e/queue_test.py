@@ -161,7 +161,8 @@ def _ended(system: LocalSystem) -> int:
 
 @contextmanager
 def _store(system: LocalSystem) -> Iterator[sqlite3.Connection]:
-    database = sqlite3.connect(f"file:{system.directory}/state/gateway/gateway.db?mode=ro", uri=True)
+    path = system.directory / "state/gateway/gateway.db"
+    database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=CALL_SECONDS)
     try:
         yield database
     finally:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from files_test import MEGABYTE
+from files_test import MEGABYTE, size
 from local_system import CLEAN_ENVIRONMENT, RNX, LocalSystem, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -69,7 +69,7 @@ def test_a_directory(own_joblet: LocalSystem, tmp_path: Path) -> None:
     job_id, digest = made(own_joblet)
     part = tmp_path / "here/d/big.rnx-part"
     with getting(own_joblet, job_id, "-o", tmp_path / "here") as get:
-        wait_for("the large file", lambda: part.exists() and part.stat().st_size > 0)
+        wait_for("the large file", lambda: size(part))
         os.kill(get.pid, signal.SIGSTOP)
         own_joblet.kill("gateway")
         os.kill(get.pid, signal.SIGCONT)

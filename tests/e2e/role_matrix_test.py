@@ -11,7 +11,7 @@ import pytest
 from certificates import authority, client, save, stranger
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
-from local_system import LocalSystem, run_rnx
+from local_system import CALL_SECONDS, LocalSystem, run_rnx
 
 from joblet.api import job_pb2, network_pb2, node_pb2, runtime_pb2, volume_pb2
 from joblet.api.internal import registry_pb2
@@ -73,7 +73,7 @@ def call(channel: grpc.Channel, path: str, method: MethodDescriptor) -> tuple[gr
         response_deserializer=GetMessageClass(method.output_type).FromString,
     )
     try:
-        answer = stub(iter([request]) if method.client_streaming else request, timeout=10)
+        answer = stub(iter([request]) if method.client_streaming else request, timeout=CALL_SECONDS)
         if method.server_streaming:
             list(answer)
     except grpc.RpcError as error:

@@ -63,7 +63,8 @@ def replies(joblet: LocalSystem, certificate: str, job_ids: Iterable[str]) -> It
 
 
 def outputs(stub: job_pb2_grpc.JobServiceStub, job_id: str) -> Iterator[bytes]:
-    """What there is of a job's outputs, or what is said of there being none."""
+    """What there is of a job's outputs, or what is said of there being none, once the node answers."""
+    wait_for("an answer of the job's node", lambda: answers(stub, job_id))
     try:
         yield stub.ListJobOutputs(job_pb2.ListJobOutputsReq(uuid=job_id), timeout=CALL_SECONDS).SerializeToString()
         for chunk in stub.GetJobOutput(job_pb2.GetJobOutputReq(uuid=job_id), timeout=CALL_SECONDS):
@@ -71,6 +72,14 @@ def outputs(stub: job_pb2_grpc.JobServiceStub, job_id: str) -> Iterator[bytes]:
     except grpc.RpcError as error:
         assert error.code() in NO_OUTPUTS, error
         yield repr((error.details(), error.trailing_metadata())).encode()
+
+
+def answers(stub: job_pb2_grpc.JobServiceStub, job_id: str) -> bool:
+    try:
+        stub.ListJobOutputs(job_pb2.ListJobOutputsReq(uuid=job_id), timeout=CALL_SECONDS)
+    except grpc.RpcError as error:
+        return error.code() is not grpc.StatusCode.UNAVAILABLE
+    return True
 
 
 def metrics(joblet: LocalSystem) -> Iterator[bytes]:
@@ -133,7 +142,7 @@ def test_jobs_in_every_state(own_joblet: LocalSystem) -> None:
     for service in ("gateway", "executor"):  # those that have had it
         own_joblet.kill(service)
     check(own_joblet, ids)
-    own_joblet.output("job", "stop", ids[0])
+    own_joblet.stop(ids[0])
 
 
 def test_jobs_that_wait(own_joblet: LocalSystem) -> None:
@@ -146,7 +155,7 @@ def test_jobs_that_wait(own_joblet: LocalSystem) -> None:
     check(own_joblet, [waiting])
     own_joblet.kill("gateway")
     check(own_joblet, [waiting])
-    own_joblet.output("job", "stop", blocker)
+    own_joblet.stop(blocker)
     assert own_joblet.rnx("job", "wait", waiting).returncode == 0
     check(own_joblet, [waiting])
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-from local_system import LocalSystem, wait_for
+from local_system import WAIT_SECONDS, LocalSystem, wait_for
 
 MEGABYTE = 1 << 20
 
@@ -54,7 +54,7 @@ def vitals(system: LocalSystem) -> dict[str, Vitals]:
 
 
 def wait_until_as_before(
-    system: LocalSystem, before: Mapping[str, Vitals], slack: Slack, timeout_seconds: float = 30
+    system: LocalSystem, before: Mapping[str, Vitals], slack: Slack, timeout_seconds: float = WAIT_SECONDS
 ) -> dict[str, Vitals]:
     """What every service holds, once that is within `slack` of `before`; AssertionError naming both if it never is."""
     now = vitals(system)
@@ -82,7 +82,7 @@ def compare(before: Mapping[str, Vitals], now: Mapping[str, Vitals]) -> str:
 def executor_rows(system: LocalSystem) -> dict[str, int]:
     """How many jobs and undelivered events stand in the executor's journal."""
     path = system.directory / "state/executor/journal.db"
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as journal:
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=WAIT_SECONDS)) as journal:
         return {
             table: int(journal.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) for table in ("jobs", "events")
         }

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_system import LocalSystem, files_below, local_system, run_rnx, wait_for
+from local_system import UP_SECONDS, LocalSystem, files_below, local_system, run_rnx, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 # Fails in its first two attempts; says which one it is.
 FLAKY = 'echo "attempt $JOB_ATTEMPT of $JOB_ID"; test "$JOB_ATTEMPT" -gt 2'
+SLEEP = "sleep 1001"  # no other test's
 
 
 def status(system: LocalSystem, job_id: str) -> dict[str, Any]:
@@ -36,18 +37,18 @@ def running(system: LocalSystem, job_id: str) -> dict[str, Any] | None:
 
 
 def enough_seconds(system: LocalSystem) -> int:
-    """For a job to be submitted and looked at: three, and many more on a busy machine."""
+    """For a job to be submitted and looked at: ten, and many more on a busy machine."""
     begun = time.monotonic()
     status(system, system.run("true"))
-    return max(3, math.ceil(5 * (time.monotonic() - begun)))
+    return max(10, math.ceil(5 * (time.monotonic() - begun)))
 
 
 def test_a_scheduled_job_outlives_its_gateway(own_joblet: LocalSystem) -> None:
     """Killed between submission and the due time."""
-    schedule = f"--schedule={3 * enough_seconds(own_joblet)}s"
-    job_id = own_joblet.run(schedule, "-s", "CANARY=canary-60c1", "sh", "-c", "echo $CANARY | wc -c")
-    canceled = own_joblet.run(schedule, "true")
+    canceled = own_joblet.run("--schedule=1h", "true")
     assert "Status: CANCELED" in own_joblet.output("job", "cancel", canceled)
+    schedule = f"--schedule={enough_seconds(own_joblet)}s"
+    job_id = own_joblet.run(schedule, "-s", "CANARY=canary-60c1", "sh", "-c", "echo $CANARY | wc -c")
     assert has(own_joblet, job_id, "SCHEDULED")
     own_joblet.kill("gateway")
     wait_for("its time", lambda: has(own_joblet, job_id, "COMPLETED"))
@@ -92,13 +93,15 @@ def test_a_timeout_needs_no_daemon(clean_machine: None, tmp_path: Path) -> None:
         supervisor = int((directory / "run/supervisor.pid").read_text().split()[0])
         daemons = (supervisor, *system.pids().values())
         seconds = enough_seconds(system)
-        job_id = system.run(f"--timeout={seconds}s", "sh", "-c", "trap '' TERM; setsid sleep 1000 & sleep 1000")
+        job_id = system.run(f"--timeout={seconds}s", "sh", "-c", f"trap '' TERM; setsid {SLEEP} & {SLEEP}")
         now = wait_for("RUNNING", lambda: running(system, job_id))
         assert 1 <= now["remainingSeconds"] <= seconds
         for pid in daemons:
             os.kill(pid, signal.SIGKILL)
         wait_for("the end of its processes", lambda: not _sleepers())
-        up = run_rnx("local", "up", "--dir", directory, "--port", str(system.port), "--detach")
+        up = run_rnx(
+            "local", "up", "--dir", directory, "--port", str(system.port), "--detach", timeout_seconds=UP_SECONDS
+        )
         assert up.returncode == 0, up.stderr.decode()
         wait_for("STOPPED", lambda: has(system, job_id, "STOPPED"))
         over = status(system, job_id)
@@ -114,6 +117,6 @@ def _sleepers() -> list[str]:
             line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         except (FileNotFoundError, ProcessLookupError):
             continue  # ended while we looked
-        if line == "sleep 1000":
+        if line == SLEEP:
             found.append(line)
     return found

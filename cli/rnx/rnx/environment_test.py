@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from joblet.common.property_fixture import at_any_pace
 from rnx.environment import Source, refuse_both, variables
 from rnx.errors import BadUsage
 
@@ -21,6 +22,7 @@ def given_file(path: Path, text: str) -> Source:
     return Source("--secret-env", "--secret-env-file", (), (file,))
 
 
+@at_any_pace
 @given(st.dictionaries(NAMES, st.text()))
 def test_flags_round_trip(values: dict[str, str]) -> None:
     assert variables(given_flags(*(f"{name}={value}" for name, value in values.items())), {}) == values

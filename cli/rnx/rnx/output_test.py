@@ -5,9 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joblet.api import job_pb2 as api
+from joblet.common.property_fixture import at_any_pace
 from rnx import output
 
 
+@at_any_pace
 @given(st.text())
 def test_printable_is_one_line_without_control_characters(text: str) -> None:
     shown = output.printable(text)

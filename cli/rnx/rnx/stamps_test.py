@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joblet.common.errors import Internal
+from joblet.common.property_fixture import at_any_pace
 from rnx.stamps import Stamper, rfc3339
 
 T1, T2 = 1_705_314_600_120_000_000, 1_705_314_601_999_999_999
@@ -39,6 +40,7 @@ def test_no_time_without_a_byte_and_no_byte_without_a_time() -> None:
         stamped((b"a", []))
 
 
+@at_any_pace
 @given(st.lists(st.tuples(st.binary(max_size=40).map(lambda text: text.replace(b"Z", b"\n")), st.integers(0, 2**60))))
 def test_without_the_stamps_it_is_what_it_was(pieces: list[tuple[bytes, int]]) -> None:
     written = stamped(*((payload, [(0, time_ns), (len(payload) // 2, time_ns + 1)]) for payload, time_ns in pieces))

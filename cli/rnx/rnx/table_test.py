@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joblet.api.job_pb2 import Job
+from joblet.common.property_fixture import at_any_pace
 from rnx import table
 from rnx.conftest import JOB_ID, STARTED
 
@@ -25,6 +26,7 @@ JOBS = st.lists(
 LEAST = 78  # eight characters of the id, sixteen of the name, the fixed columns, and one of the command
 
 
+@at_any_pace
 @given(JOBS, st.integers(LEAST, 300))
 def test_no_line_is_wider_than_the_terminal(jobs: list[Job], columns: int) -> None:
     lines = [str(row) for row in table.rows(jobs, columns)]
@@ -32,6 +34,7 @@ def test_no_line_is_wider_than_the_terminal(jobs: list[Job], columns: int) -> No
     assert all(table._width(line) <= columns for line in lines)
 
 
+@at_any_pace
 @given(JOBS)
 def test_nothing_is_cut_where_there_is_no_terminal(jobs: list[Job]) -> None:
     lines = list(table.rows(jobs, None))[2:]

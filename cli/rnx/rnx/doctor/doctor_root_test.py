@@ -163,7 +163,7 @@ def test_on_a_terminal_there_are(node: Node) -> None:
         with contextlib.suppress(OSError):  # EIO: its end is closed
             while part := os.read(ours, 65536):
                 shown += part
-        process.wait(60)
+        process.wait(120)
     os.close(ours)
     assert b"\x1b[32mok" in shown
 

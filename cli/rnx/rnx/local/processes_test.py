@@ -38,7 +38,7 @@ def test_identity_of_ourselves_and_of_nobody() -> None:
 def test_a_zombie_has_ended(child: "subprocess.Popen[bytes]") -> None:
     identity = identity_of(child)
     child.kill()
-    assert processes.wait_gone(identity, 5)
+    assert processes.wait_gone(identity, 120)
     assert not processes.is_alive(identity)
     processes.send(identity, signal.SIGTERM)  # nothing to send it to: no error
 
@@ -66,7 +66,7 @@ def test_end_escalates() -> None:
         stubborn.stdout.readline()
         assert processes.end(identity_of(stubborn), 0.1)
     with subprocess.Popen(["sleep", "1000"]) as polite:
-        assert not processes.end(identity_of(polite), 5)
+        assert not processes.end(identity_of(polite), 120)
 
 
 def test_pid_files(tmp_path: Path) -> None:

@@ -38,6 +38,12 @@ def closed_port() -> int:
     return ports.pick(1, 99, ())[0]
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a server that is in this process, on a machine that may stop both."""
+    monkeypatch.setattr(ready, "_PROBE_SECONDS", 120.0)
+
+
 @pytest.fixture
 def where(tmp_path: Path) -> Layout:
     layout = layout_of(tmp_path)

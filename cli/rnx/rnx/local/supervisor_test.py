@@ -16,7 +16,7 @@ from rnx.local import processes, supervisor
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="rnx local runs on Linux only")
 
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.environ["PATH"]}
-STEADY = "echo $1 begins; trap 'echo $1 ends; exit 0' TERM; while :; do sleep 0.05; done"
+STEADY = "trap 'echo $1 ends; exit 0' TERM; echo $1 begins; while :; do sleep 0.05; done"
 PROGRAM = """
 import sys
 from rnx.local import supervisor
@@ -140,7 +140,7 @@ def test_a_service_that_is_killed_comes_back_at_once(start: Start) -> None:
 
 def test_a_service_that_cannot_stay_is_started_ever_more_rarely(start: Start) -> None:
     system = start(gateway="echo tried; exit 3", executor=STEADY)
-    seen(lambda: system.log("gateway").count("tried") == 3)
+    seen(lambda: system.log("gateway").count("tried") >= 3)
     _, out = system.end(signal.SIGUSR1)
     pauses = [line.rpartition("again in ")[2] for line in out.splitlines() if "exit code 3" in line]
     assert pauses[:2] == ["0.05 s", "0.2 s"]
@@ -171,7 +171,7 @@ def test_in_the_foreground_it_prints_whole_lines_with_names(start: Start) -> Non
     system = start(
         mode=supervisor.FOREGROUND, gateway=STEADY, executor="printf 'half a '; sleep 0.5; echo line; " + STEADY
     )
-    seen(lambda: system.runs("executor"))
+    seen(lambda: system.runs("gateway") and system.runs("executor") and system.calls())
     code, out = system.end(signal.SIGINT)
     assert code == 0
     assert system.calls()[0] == f"local await-ready --dir {system.directory}"

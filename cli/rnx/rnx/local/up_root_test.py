@@ -137,7 +137,7 @@ def test_down_after_everything_was_killed_ends_the_jobs(system: System) -> None:
     for name in ("supervisor", *SERVICES):
         processes.send(system.identity(name), signal.SIGKILL)
     for name in ("supervisor", *SERVICES):
-        assert processes.wait_gone(system.identity(name), 10)
+        assert processes.wait_gone(system.identity(name), 120)
     assert list(remains.cgroups(system.where.cgroup_parent)), "the job is running still"
     done = system.local("down")
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ import pytest
 
 from joblet.common import framed
 
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 120.0
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 120
 
 PROLOGUE = """
 import asyncio, sys

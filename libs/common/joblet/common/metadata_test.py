@@ -3,8 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joblet.common import metadata
+from joblet.common.property_fixture import at_any_pace
 
 
+@at_any_pace
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_text_travels_as_printable_ascii(text: str) -> None:
     encoded = metadata.encode(text)

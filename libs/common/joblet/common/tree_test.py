@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from joblet.common import tree
 from joblet.common.errors import InvalidArgument
+from joblet.common.property_fixture import at_any_pace
 from joblet.common.tree import Entry, Kind
 
 Item = tuple[Entry, bytes]
@@ -99,6 +100,7 @@ def test_cut_anywhere(cut: int) -> None:
         list(tree.entries(io.BytesIO(whole[:cut])))
 
 
+@at_any_pace
 @given(st.binary(max_size=200))
 def test_anything_else_is_no_tree_or_a_safe_one(data: bytes) -> None:
     for start in (b"", tree.MAGIC):

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joblet.common.errors import InvalidArgument
+from joblet.common.property_fixture import at_any_pace
 from joblet.common.units import MAX_CPUS, format_cpu_list, parse_cpu_list, parse_duration, rfc3339
 
 
@@ -66,6 +67,7 @@ def test_what_is_no_cpu_list(text: str) -> None:
         parse_cpu_list(text)
 
 
+@at_any_pace
 @given(st.sets(st.integers(0, MAX_CPUS - 1), min_size=1))
 def test_cpu_lists_survive_printing(cpus: set[int]) -> None:
     assert parse_cpu_list(format_cpu_list(cpus)) == tuple(sorted(cpus))

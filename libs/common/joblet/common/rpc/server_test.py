@@ -294,7 +294,7 @@ def test_stop_tells_health_watchers_and_ends_in_time(tmp_path: Path) -> None:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             watch = stub.Watch(health_pb2.HealthCheckRequest(service="jbtest.Echo"))
             seen = [(await watch.read()).status]
-            stopping = asyncio.create_task(serve.server.stop(grace_seconds=0.2))
+            stopping = asyncio.create_task(serve.server.stop(grace_seconds=3))
             seen.append((await watch.read()).status)
             async with asyncio.timeout(120):
                 await stopping
