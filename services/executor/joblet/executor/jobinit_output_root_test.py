@@ -118,7 +118,8 @@ def test_a_full_disk_makes_the_job_wait(job: Job, small_log: Path) -> None:
 
 
 def test_a_job_waiting_for_disk_can_be_stopped_and_nothing_is_dropped(job: Job, small_log: Path) -> None:
-    job.start(job.spec("yes", timeout_ms=300), log=small_log)
+    job.start(job.spec("yes", timeout_ms=3000), log=small_log)
+    until(lambda: is_marked(small_log), "the log is not filled before the timeout")
     until(lambda: exitrecord.read(job.directory) is not None, "timeout does not work while the disk is full")
     assert not readable(job.pidfd, 0.2), "init must wait for space"
     grow(small_log)

@@ -143,7 +143,7 @@ def test_answers_come_in_the_order_of_requests(tmp_path: Path) -> None:
 
 def test_a_restarted_logstore_is_asked_again(tmp_path: Path) -> None:
     async def scenario() -> None:
-        with closing(LogStore(tmp_path / "s")) as logs:
+        with closing(LogStore(tmp_path / "s", TIMEOUT_SECONDS)) as logs:
             size = asyncio.ensure_future(logs.size(JOB_ID))  # nobody listens yet
             await asyncio.sleep(0)
             with closing(Answering(tmp_path / "s")) as other:
@@ -259,19 +259,23 @@ def test_a_name_is_asked_for_again_after_a_restart(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_spares_are_not_used_while_the_logstore_is_away_and_dropped_with_it(tmp_path: Path) -> None:
+def test_spares_are_not_used_while_the_logstore_is_away_and_dropped_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A job is refused then, and its gateway may order it again; one that has been accepted would fail. The next
     logstore may have another directory."""
 
     async def scenario() -> None:
-        with closing(LogStore(tmp_path / "s", timeout_seconds=0.1)) as logs:
+        with closing(LogStore(tmp_path / "s", TIMEOUT_SECONDS)) as logs:
             before = open_descriptors()
             with closing(Answering(tmp_path / "s")) as other:
                 (await stocked(other, logs, tmp_path)).close()
             (tmp_path / "s").unlink()
-            for _ in range(2):  # before the client sees the end of the connection, and after
-                with closing(logs.opening(JOB_ID)) as opening, pytest.raises(Unavailable):
-                    await opening.files()
+            with monkeypatch.context() as patch:
+                patch.setattr(logs, "_timeout_seconds", 0.1)
+                for _ in range(2):  # before the client sees the end of the connection, and after
+                    with closing(logs.opening(JOB_ID)) as opening, pytest.raises(Unavailable):
+                        await opening.files()
             assert open_descriptors() == before
             with closing(Answering(tmp_path / "s")) as other:
                 asked = asyncio.ensure_future(logs.size(JOB_ID))

@@ -17,7 +17,7 @@ from joblet.api.internal import executor_pb2
 from joblet.common.config import Config, ExecutorConfig
 from joblet.common.errors import Code, JobletError
 from joblet.executor import machine
-from joblet.executor.testing_node import TIMEOUT_SECONDS, NodeProcesses, node_processes, spec, start
+from joblet.executor.testing_node import TIMEOUT_SECONDS, NodeProcesses, node_processes, spec, start, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -82,7 +82,8 @@ def test_without_the_privileges_it_needs(prefix: Sequence[str], program: Sequenc
             urlopen(f"http://127.0.0.1:{node.executor.metrics_port}/readyz", timeout=TIMEOUT_SECONDS)
         with unready.value:
             assert unready.value.read().decode().strip() == text
-        assert any("this machine cannot run jobs" in line for line in node.executor.log)
+        told = "this machine cannot run jobs"
+        wait_until(lambda: any(told in line for line in node.executor.log), lambda: "".join(node.executor.log))
 
 
 async def refuses(node: NodeProcesses, text: str) -> None:

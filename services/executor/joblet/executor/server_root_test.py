@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -262,10 +263,11 @@ def test_refused_orders_leave_nothing(node: NodeProcesses, changes: dict[str, ob
             with pytest.raises(grpc.aio.AioRpcError) as refusal:
                 await start(stub, spec("true", **changes))
             assert (refusal.value.code().name, refusal.value.details()) == (code, text)
-            assert list((node.directory / "state/jobs").iterdir()) == []
         assert await last_sequence(node) == before
 
     asyncio.run(scenario())
+    jobs = node.directory / "state/jobs"  # those of earlier jobs go some time after their ends
+    wait_until(lambda: not list(jobs.iterdir()), lambda: f"left: {list(jobs.iterdir())}")
 
 
 def test_a_full_node_refuses(node: NodeProcesses) -> None:
@@ -374,4 +376,5 @@ def test_jobs_leave_no_descriptor_and_no_process(node: NodeProcesses) -> None:
         ran(node, spec("true"))
         ran(node, spec("invalid-command"))
     settle(node)
-    wait_until(lambda: descriptors() == before, lambda: f"{descriptors()} instead of {before}")
+    # Not the same: what is open for a moment may have been so before.
+    wait_until(lambda: not Counter(descriptors()) - Counter(before), lambda: f"{descriptors()} instead of {before}")

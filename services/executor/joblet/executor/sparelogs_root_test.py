@@ -5,7 +5,7 @@ import fcntl
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,11 @@ async def unnamed(node: NodeProcesses, job: executor_pb2.JobSpec) -> "AsyncItera
 
 def states(pid: int) -> set[str]:
     """Of a process's threads: T is stopped (proc_pid_stat(5))."""
-    return {stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")}
+    found = set()
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since it was listed
+            found.add(stat.read_text().rpartition(")")[2].split()[0])
+    return found
 
 
 def printing() -> executor_pb2.JobSpec:

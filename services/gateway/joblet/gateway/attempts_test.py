@@ -12,6 +12,7 @@ from joblet.api.job_pb2 import GetJobLogsReq, RetryPolicy
 from joblet.common.errors import Internal, InvalidArgument
 from joblet.common.pki import write_bundle
 from joblet.gateway import retry
+from joblet.gateway.store.database import Database
 from joblet.gateway.testing import NODE, FakeJob, FakeNode, failure, output, run_forever, run_true, world
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def test_backoff_outlives_the_gateway(tmp_path: Path) -> None:
         try:
             async with world(tmp_path, bundle=bundle, node=node) as it:
                 client = await it.client()
-                job = await run(client, 1, backoffSeconds=2)
+                job = await run(client, 1, backoffSeconds=3600)
                 waiting = await it.until(job.uuid, "SCHEDULED")
                 assert (waiting.reason, waiting.message, waiting.attempt) == (
                     "schedule", "waiting for attempt 2 of 2", 2,
@@ -140,6 +141,8 @@ def test_backoff_outlives_the_gateway(tmp_path: Path) -> None:
                 assert [one.status for one in waiting.attempts] == ["FAILED"]
                 assert waiting.scheduledTime
                 assert len(node.starts) == 1
+            with Database(it.config.gateway.database) as database:
+                await database.write(_pass_the_time)
             async with world(tmp_path, bundle=bundle, node=node) as it:
                 over = await it.until(job.uuid, "COMPLETED")
                 assert [one.status for one in over.attempts] == ["FAILED", "COMPLETED"]
@@ -148,6 +151,10 @@ def test_backoff_outlives_the_gateway(tmp_path: Path) -> None:
             await node.down()
 
     asyncio.run(scenario())
+
+
+def _pass_the_time(connection: Any) -> None:
+    connection.exec_driver_sql("UPDATE jobs SET due_ns = 1 WHERE state = 'SCHEDULED'")
 
 
 def test_a_stop_is_the_end(tmp_path: Path) -> None:

@@ -145,24 +145,31 @@ def test_before_the_end_of_the_job_those_of_attempts_that_have_ended(tmp_path: P
 
 def test_attempts_on_a_node_that_does_not_answer_are_named(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with world(tmp_path) as it:
+        async with world(tmp_path, max_concurrent_jobs=1) as it:
             second = FakeNode(it.bundle, node_id="node-2")
             it.stack.push_async_callback(second.down)
 
+            go = asyncio.Event()
+
             async def moves(node: FakeNode, job: FakeJob) -> None:
-                """The second attempt comes when the other node is there, and this one has no room."""
-                node.outputs[job.spec.job_id] = {PATTERN: b"kept"}
+                """The second attempt comes when the other node is there, and another job waits for this one."""
                 node.started(job)
+                if job.spec.command == "sleep":
+                    return
+                node.outputs[job.spec.job_id] = {PATTERN: b"kept"}
+                if job.spec.attempt == 1:
+                    await go.wait()
                 node.ended(job, "FAILED" if job.spec.attempt == 1 else "COMPLETED", 0)
 
             it.node.script = second.script = moves
             client = await it.client()
-            job_id = await run(client, 1, backoff_seconds=2)
-            await it.until(job_id, "SCHEDULED")
+            job_id = await run(client, 1)
             await second.up()
             await it.beat(second)
-            await it.node.executor_down()
+            await client.RunJob(job_pb2.RunJobReq(command="sleep", nodeId="node-1"))
+            go.set()
             await it.until(job_id, "COMPLETED")
+            await it.node.executor_down()
             page = await client.ListJobOutputs(ListJobOutputsReq(uuid=job_id))
             assert (page.attempt, [some.number for some in page.attempts]) == (2, [1, 2])
             assert "node node-1 is not available" in page.attempts[0].unavailable

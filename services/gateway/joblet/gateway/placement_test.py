@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from joblet.common.config import JobletConfig
@@ -98,6 +98,7 @@ def test_what_a_job_is_told() -> None:
 _AMOUNT = st.integers(0, 1200)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.tuples(_AMOUNT, _AMOUNT), st.tuples(st.integers(0, 4), _AMOUNT, _AMOUNT))
 def test_a_job_that_is_let_in_never_makes_a_node_too_full(wanted: tuple[int, int], load: tuple[int, int, int]) -> None:
     needs, before = Needs(*wanted), Load(*load)

@@ -419,11 +419,12 @@ def test_health_metrics_and_readiness(tmp_path: Path) -> None:
                 client = await it.client()
                 job = (await client.RunJob(run_request())).job
                 await it.until(job.uuid, "COMPLETED")
-                text = (await asyncio.to_thread(_get, f"{base}/metrics"))[1]
-                assert 'joblet_jobs{state="COMPLETED"} 1.0' in text
-                assert 'joblet_jobs{state="RUNNING"} 0.0' in text
+                wanted = ['joblet_jobs{state="COMPLETED"} 1.0', 'joblet_jobs{state="RUNNING"} 0.0']
                 for phase in ("gateway", "store", "node", "running"):
-                    assert f'joblet_job_start_seconds_count{{phase="{phase}"}} 1.0' in text
+                    wanted.append(f'joblet_job_start_seconds_count{{phase="{phase}"}} 1.0')
+                async with asyncio.timeout(120):  # what the store says already may be counted a moment later
+                    while not set(wanted) <= set((await asyncio.to_thread(_get, f"{base}/metrics"))[1].splitlines()):
+                        await asyncio.sleep(0.01)
                 it.gateway.nodes._links.clear()
                 assert await asyncio.to_thread(_get, f"{base}/readyz") == (503, "no node is registered\n")
             finally:

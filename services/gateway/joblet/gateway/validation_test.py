@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from joblet.api import job_pb2
@@ -56,6 +56,7 @@ def test_dangerous_command(character: str) -> None:
     assert refused(command=f"ls{character}").message == "invalid command: command contains dangerous characters"
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(alphabet=st.characters(exclude_characters="".join(validation.DANGEROUS), exclude_categories=["Cs"])))
 def test_any_other_character_is_allowed(text: str) -> None:
     check_run_job(request(command=f"x{text}"))
@@ -213,6 +214,7 @@ def test_fields_of_newer_clients_are_refused() -> None:
         check_run_job(newer)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200))
 def test_garbage_is_refused_by_name_or_accepted(data: bytes) -> None:
     try:

@@ -211,13 +211,13 @@ def test_the_payload_is_where_it_is_expected(driver: CgroupDriver, processes: Ex
 def test_a_refused_limit_leaves_nothing(
     driver: CgroupDriver, parent: str, limits: Limits, devices: tuple[tuple[int, int], ...], field: str
 ) -> None:
-    descriptors = os.listdir("/proc/self/fd")
+    descriptors = set(os.listdir("/proc/self/fd"))
     with pytest.raises(LimitNotApplied) as caught:
         driver.create("refused", limits, devices)
     assert caught.value.field == field
     assert driver.existing() == []
     assert directories_named("refused") == []
-    assert os.listdir("/proc/self/fd") == descriptors
+    assert set(os.listdir("/proc/self/fd")) <= descriptors
 
 
 def test_a_second_cgroup_of_the_same_job_is_refused(driver: CgroupDriver) -> None:
@@ -298,11 +298,12 @@ def test_remove_waits_for_the_dying_and_names_the_living(driver: CgroupDriver, p
 def test_usage_of_a_short_job_is_exact(driver: CgroupDriver, processes: ExitStack) -> None:
     job = driver.create("short", Limits(cpu_percent=100, memory_bytes=64 * MIB), ())
     burn = """if True:
-        import time
+        import os, time
         joined = time.process_time()
         while time.process_time() < joined + 0.05:
             pass
-        print(joined, time.process_time())
+        print(joined, time.process_time(), flush=True)
+        os._exit(0)
     """
     joined, ended = map(float, output(job, processes, *PYTHON, burn).split())
     usage = job.usage()
@@ -362,7 +363,7 @@ def test_close_leaves_the_jobs_of_others(driver: CgroupDriver, parent: str) -> N
 
 
 def test_descriptors_are_not_inherited_and_closed_once(driver: CgroupDriver) -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = set(os.listdir("/proc/self/fd"))
     job = driver.create("fds", Limits(memory_bytes=64 * MIB), ())
     for fd in (*job.init_fds, *job.payload_fds, job.oom_counter_fd):
         assert fcntl.fcntl(fd, fcntl.F_GETFD) == fcntl.FD_CLOEXEC
@@ -370,7 +371,7 @@ def test_descriptors_are_not_inherited_and_closed_once(driver: CgroupDriver) -> 
     assert (job.init_fds, job.payload_fds, job.oom_event_fd) == ((), (), None)
     job.close()
     job.close()
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
     assert job.usage().oom_kills == 0
     with pytest.raises(CgroupError, match="is closed"):
         _ = job.oom_counter_fd

@@ -14,7 +14,7 @@ from pathlib import Path
 from joblet.executor.cgroup import files
 from joblet.executor.cgroup.driver import CgroupError
 
-REMOVE_SECONDS = 1.0
+REMOVE_SECONDS = 5.0
 """How long `remove` waits for processes that are already dying to leave."""
 KILL_SECONDS = 5.0
 """How long `kill_all` waits until the last process is gone; one in an uninterruptible wait can take that long."""

@@ -52,13 +52,13 @@ def test_no_spare_is_made_before_a_job_was(driver: CgroupDriver, parent: str) ->
 
 
 def test_spares_are_no_jobs_and_go_at_the_end(driver: CgroupDriver, parent: str) -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = set(os.listdir("/proc/self/fd"))
     assert stock(driver) == (STOCK if driver.version == 1 else 0)
     assert bool(spares(parent)) == (driver.version == 1)
     assert driver.existing() == []
     driver.close()
     assert directories_named(parent) == []
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
     driver.prepare()
 
 
@@ -158,7 +158,7 @@ def test_a_refused_limit_costs_a_spare_and_leaves_nothing(driver: CgroupDriver, 
         driver.create("refused", replace(LIMITS, max_processes=1 << 40), ())
     assert directories_named("refused") == []
     assert driver.make_spare() == bool(made)
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
     assert not driver.make_spare()
 
 

@@ -26,7 +26,7 @@ from joblet.gateway.store.schema import metadata
 from joblet.gateway.store.statement import Statement
 from joblet.gateway.store.testing import check_listings, job_values
 
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 240.0
 
 WRITER = """
 import asyncio, sys
