@@ -25,8 +25,8 @@ MOST_DEPTH: Final = 128
 _CAP_DAC_READ_SEARCH: Final = 2
 _RESULT: Final = "outputs.tmp"
 _PIPE_BYTES: Final = 4096
-_SHORT_MS: Final = 1000
-_SECONDS: Final = 10.0
+_SHORT_MS: Final = 4000  # what is collected in a moment must not take longer on a busy machine
+_PATIENCE_SECONDS: Final = 20.0
 
 
 def wanted(job: Job, text: str, **changes: object) -> LaunchSpec:
@@ -117,7 +117,7 @@ def _two_descriptors(job: Job) -> bool:
 
 def _ends_in_time(job: Job) -> bool:
     with held_up(job, output_ms=300):
-        return readable(job.pidfd, _SECONDS / 2)
+        return readable(job.pidfd, _PATIENCE_SECONDS)
 
 
 def _links_are_kept_as_links(job: Job) -> bool:

@@ -28,12 +28,26 @@ def node(tmp_path: Path) -> Iterator[NodeProcesses]:
     """With a full stock of spare logs."""
     with node_processes(tmp_path) as started:
         asyncio.run(run(started, spec("true")))
-        wait_until(lambda: len(spares(started)) == STOCK, lambda: f"spares: {spares(started)}")
+        full_stock(started)
         yield started
 
 
 def spares(node: NodeProcesses) -> set[str]:
     return {path.name for path in (node.directory / "logs").iterdir() if path.name.startswith("spare-")}
+
+
+def full_stock(node: NodeProcesses) -> None:
+    """Waits until the executor has received all that it wants: there is a moment when the logstore has only made
+    them."""
+
+    def received() -> set[str]:
+        found = set()
+        for fd in Path(f"/proc/{node.executor.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since it was listed
+                found.add(fd.readlink().parent.name)
+        return found & spares(node)
+
+    wait_until(lambda: len(received()) == STOCK == len(spares(node)), lambda: f"spares: {received()}, {spares(node)}")
 
 
 def logs(node: NodeProcesses) -> set[str]:
@@ -104,7 +118,7 @@ def test_spares_are_used_up_and_made_again_and_go_with_the_executor(node: NodePr
     for number, job in enumerate(jobs, 1):
         complete(node, job, asyncio.run(run(node, job)))
         assert len(first & spares(node)) == STOCK - number
-    wait_until(lambda: len(spares(node)) == STOCK, lambda: f"spares: {spares(node)}")
+    full_stock(node)
     node.executor.end(signal.SIGTERM)
     no_spares(node)
 
@@ -171,7 +185,7 @@ def test_the_executor_is_killed_before_the_log_is_named(node: NodeProcesses, wit
     assert job.job_id not in logs(node)
     node.start_executor()
     asyncio.run(run(node, spec("true")))
-    wait_until(lambda: len(spares(node)) == STOCK, lambda: f"spares: {spares(node)}")
+    full_stock(node)
     complete(node, job, asyncio.run(run(node, job)))
 
 
