@@ -122,3 +122,27 @@ def test_a_full_disk_stops_the_job_and_room_lets_it_go_on(own_joblet: LocalSyste
         assert own_joblet.log(job_id) == bytes(size) + b"done\n"
         assert logstore_metrics(own_joblet)["joblet_log_pauses_total"] >= 1
         wait_for("nobody waits", lambda: logstore_metrics(own_joblet)["joblet_log_writers_waiting"] == 0)
+
+
+def test_a_job_is_stopped_while_the_disk_is_full(own_joblet: LocalSystem, tmp_path: Path) -> None:
+    """Its init, which waits for room, is killed, and the log ends with what was written."""
+    with small_disk(tmp_path / "disk") as disk:
+        set_logstore(own_joblet, directory=str(disk), retention={"minFreeMb": 0})
+        filler = disk / "filler"
+        filler.write_bytes(bytes(48 * MIB))
+        job_id = own_joblet.run("sh", "-c", f"echo begin; head -c {32 * MIB} /dev/zero")
+        wait_for("the pause is told", lambda: logstore_metrics(own_joblet)["joblet_log_writers_waiting"] == 1)
+        with following(own_joblet, job_id) as reader:
+            own_joblet.output("job", "stop", job_id)
+            assert own_joblet.status(job_id)["Status"] == "STOPPED"
+            said = (own_joblet.directory / "logs/executor.log").read_bytes()
+            assert b"init did not end after TERM and is killed" in said
+            filler.unlink()
+            assert reader.stdout is not None
+            followed = reader.stdout.read()
+            assert reader.wait(CALL_SECONDS) == 0
+        written = (disk / job_id / "output").read_bytes()
+        assert len(written) >= 8 * MIB
+        assert followed == written == b"begin\n" + bytes(len(written) - len(b"begin\n"))
+        assert own_joblet.log(job_id) == written
+        wait_for("nobody waits", lambda: logstore_metrics(own_joblet)["joblet_log_writers_waiting"] == 0)

@@ -1,6 +1,7 @@
 """kill -9 of a real executor: its jobs go on, and the next one knows how they ended."""
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -333,6 +334,27 @@ def test_killed_at_random_moments_of_launches(node: NodeProcesses, tmp_path: Pat
             kinds = [str(event.WhichOneof("event")) for event in events if event.job_id == job.job_id]
             assert kinds == ["started", "ended"], kinds
             assert asyncio.run(node.output(job.job_id)) == b"x\n"
+
+
+def test_the_timeout_comes_while_outputs_are_collected(tmp_path: Path) -> None:
+    """A job that ended by itself in time has done so, however long its outputs take; init leaves when theirs is up. Its
+    end is one that the timeout would bring about, too."""
+    with node_processes(tmp_path, joblet="  cleanupTimeout: 100ms\n", executor="  outputTimeout: 10s\n") as node:
+        job = spec(*waiting("for n in $(seq 200); do : > file$n; done; kill -9 $$"), outputs=["**"], timeout_seconds=8)
+        started_and_waiting(node, job)
+        result = tmp_path / "state/jobs" / job.job_id / "outputs.tmp"
+        result.unlink()
+        os.mkfifo(result)
+        pipe = os.open(result, os.O_RDWR | os.O_NONBLOCK)  # nobody reads from it: the collector waits
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
+        try:
+            go_on(tmp_path / "state/journal.db")
+            *_, last = asyncio.run(events_until_end(node, job))
+        finally:
+            os.close(pipe)
+        assert (last.ended.status, last.ended.signal, last.ended.reason) == ("FAILED", signal.SIGKILL, "signal")
+        assert "outputs are lost" in last.ended.message
+        assert asyncio.run(node.output(job.job_id)) == b"before\n"
 
 
 def test_an_init_that_does_not_react_is_killed(tmp_path: Path) -> None:
