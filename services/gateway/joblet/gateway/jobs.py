@@ -166,7 +166,7 @@ class Jobs:
     async def _why(self, job: Job, line: Line) -> Why:
         places = self._queue.places(self._nodes.suitable(job.wanted_node))
         rooms = await self._database.read(queue_queries.rooms, places)
-        return placement.explain(Needs(job.need_cpu_percent, job.need_memory_mb), rooms, line)
+        return placement.explain(Needs(job.need_cpu_percent, job.need_memory_mb), rooms, line, job.upload_bytes)
 
     async def cancel(self, wanted: str) -> job_pb2.GetJobStatusRes:
         """Takes a job out of the queue or the schedule. Raises FailedPrecondition for one that has been placed."""

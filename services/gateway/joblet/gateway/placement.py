@@ -59,7 +59,7 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Room:
     """A node as a job finds it. `taken` when somebody in line before the job waits for this node, `full` when the node
-    itself has said that it takes no more for now."""
+    itself has said that it takes no more for now; `upload_bytes` as in store.queue.Place."""
 
     node_id: str
     capacity: Capacity
@@ -67,6 +67,7 @@ class Room:
     taken: bool = False
     full: bool = False
     connected: bool = True
+    upload_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +149,17 @@ def choose(needs: Needs, rooms: Sequence[Room]) -> str | None:
     return min(ready, key=lambda room: (room.load.jobs, room.node_id)).node_id if ready else None
 
 
-def explain(needs: Needs, rooms: Sequence[Room], line: Line) -> Why:
-    """Why a job waits. Of several nodes that it could run on the least loaded one is named."""
+def explain(needs: Needs, rooms: Sequence[Room], line: Line, upload_bytes: int = 0) -> Why:
+    """Why a job waits that uploads so much. Of several nodes that it could run on the least loaded one is named."""
     where = f"place {line.place} of {line.length} in the queue"
-    suitable = [room for room in rooms if fits_empty(needs, room.capacity)]
-    if not suitable:
+    large = [room for room in rooms if fits_empty(needs, room.capacity)]
+    if not large:
         return Why(Waiting.NODE, f"waiting for a node that is large enough; {where}")
+    suitable = [room for room in large if not room.upload_bytes or upload_bytes <= room.upload_bytes]
+    if not suitable:
+        most = max(room.upload_bytes for room in large)
+        uploads = f"uploads of {upload_bytes} bytes: there is one for at most {most}"
+        return Why(Waiting.NODE, f"waiting for a node with room for {uploads}; {where}")
     nearest = min(suitable, key=lambda room: (not room.connected, room.load.jobs, room.node_id))
     short = shortage(needs, nearest)
     if short is None:

@@ -90,6 +90,13 @@ def test_what_a_job_is_told() -> None:
         "waiting for a job to end on node a: it has maxConcurrentJobs (3) (and 1 more); "
     )
     assert explain(Needs(1, 2000), [room()], line).reason is Waiting.NODE
+    small, large = room(upload_bytes=5), room("b", upload_bytes=7)
+    assert explain(Needs(1, 1), [small, large], line, 8) == placement.Why(
+        Waiting.NODE,
+        "waiting for a node with room for uploads of 8 bytes: there is one for at most 7; place 2 of 17 in the queue",
+    )
+    for rooms in ([small, large], [small, room("b")]):
+        assert explain(Needs(1, 1), rooms, line, 7).reason is Waiting.QUEUE
     assert explain(Needs(1, 1), [], line).message == (
         "waiting for a node that is large enough; place 2 of 17 in the queue"
     )

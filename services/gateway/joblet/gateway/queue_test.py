@@ -277,6 +277,30 @@ def test_uploads_too_large_for_every_node_leave_nothing(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_job_says_that_no_node_has_room_for_its_uploads_any_more(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with world(tmp_path, max_concurrent_jobs=1) as it:
+            it.node.script = run_forever
+            client = await it.client()
+            running = await run(client)
+            waiting = await run(client, uploads=[job_pb2.FileUpload(path="f", content=bytes(5000))])
+            assert waiting.reason == "max-concurrent-jobs"
+            it.node.work_bytes = 4096
+            await it.heartbeat()
+            await stop(client, running.uuid)
+            now = await status(client, waiting.uuid)
+            assert (now.status, now.reason, now.message) == (
+                "PENDING", "node",
+                "waiting for a node with room for uploads of 5000 bytes: there is one for at most 4096;"
+                " place 1 of 1 in the queue",
+            )  # fmt: skip
+            it.node.work_bytes = 8192
+            await it.heartbeat()
+            await it.until(waiting.uuid, "RUNNING")
+
+    asyncio.run(scenario())
+
+
 def test_a_repeated_request_is_its_job_also_when_its_upload_has_gone(tmp_path: Path) -> None:
     content = b"content"
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"

@@ -95,6 +95,7 @@ class FakeNode:
         self.readers = 0  # calls of ReadLogs in progress
         self.senders: dict[str, socket.socket] = {}  # by ticket: where output goes that is not to go by the call
         self.impatient = 0  # so many ReadLogs end after one chunk, as for a reader that takes nothing
+        self.work_bytes = 1024 * MIB
         self.executor_port = 0
         self.logstore_port = 0
         self._executor: RpcServer | None = None
@@ -157,7 +158,7 @@ class FakeNode:
             system="linux",
             cores="0-3",
             max_processes=32768,
-            work_bytes=1024 * MIB,
+            work_bytes=self.work_bytes,
             content_bytes=4096 * MIB,
         )
 

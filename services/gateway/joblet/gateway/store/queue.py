@@ -224,7 +224,10 @@ def _room(connection: Connection, place: Place, rank: int) -> Room:
 
 def _as_room(connection: Connection, place: Place, *, taken: bool) -> Room:
     load_ = load(connection, place.node_id)
-    return Room(place.node_id, place.capacity, load_, taken=taken, full=place.full, connected=place.connected)
+    return Room(
+        place.node_id, place.capacity, load_, taken=taken, full=place.full, connected=place.connected,
+        upload_bytes=place.upload_bytes,
+    )  # fmt: skip
 
 
 def _head(connection: Connection, place: Place) -> Any:
