@@ -178,6 +178,8 @@ BY_STUB = [
     ),
     job("environment with NUL in a value", "environment", "A contains NUL", environment={"A": "x\0"}),
     job("environment with a value over 128 KiB", "environment", str(ARGUMENT_LIMIT), environment={"A": "x" * 131072}),
+    job("a variable of Joblet's own", "JOB_ID is set by Joblet", environment={"JOB_ID": "1"}),
+    job("a secret variable of Joblet's own", "JOB_ATTEMPT is set by Joblet", secretEnvironment={"JOB_ATTEMPT": "1"}),
     job("the same name in both environments", "A is set in", environment={"A": "1"}, secretEnvironment={"A": "2"}),
     job('command=""', "command is empty", command=""),
     job('command=" "', "command is empty", command=" "),

@@ -83,7 +83,8 @@ def a_job(**changes: Any) -> api.GetJobStatusRes:
 
 @dataclass
 class Gateway(job_pb2_grpc.JobServiceServicer):
-    """Answers as `job`, `jobs`, `output` say and notes every request; `failures` are refused first, one call each."""
+    """Answers as `job`, `jobs`, `output` say and notes every request; the first calls are refused as
+    `failures` say, None for one that is not."""
 
     bundle: Bundle
     job: api.GetJobStatusRes = field(default_factory=a_job)
@@ -94,7 +95,7 @@ class Gateway(job_pb2_grpc.JobServiceServicer):
     times: bool = False  # chunks of 3 bytes, each with a time of its own: 7 s, 8 s, ...
     hold_output: threading.Event | None = None  # the stream ends only when it is set
     ended: threading.Event | None = None  # `job` is the answer of WaitJob once it is set
-    failures: list[tuple[grpc.StatusCode, str]] = field(default_factory=list)
+    failures: list[tuple[grpc.StatusCode, str] | None] = field(default_factory=list)
     trailing: tuple[tuple[str, str], ...] = ()
     requests: list[Any] = field(default_factory=list)
     on_request: Callable[[Any], object] = lambda _: None
@@ -171,10 +172,10 @@ class Gateway(job_pb2_grpc.JobServiceServicer):
     def _seen(self, request: Any, context: Any) -> None:
         self.requests.append(request)
         self.on_request(request)
-        if self.failures:
-            code, text = self.failures.pop(0)
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
             context.set_trailing_metadata(self.trailing)
-            context.abort(code, text)
+            context.abort(*failure)
 
 
 def a_gateway(bundle: Bundle) -> Gateway:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rnx.errors import BadUsage
 
+_MOST_BYTES = 1 << 20  # of a file; no job could be given more
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "$": "$", "\\": "\\"}
 _DOUBLE_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _SINGLE_QUOTED = re.compile(r"'([^']*)'")
@@ -58,7 +59,11 @@ def refuse_both(plain: Mapping[str, str], secret: Mapping[str, str]) -> None:
 
 def _lines(flag: str, file: Path) -> Iterable[tuple[str, str]]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with file.open("rb") as opened:
+            content = opened.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise BadUsage(f"{flag} {file}: larger than {_MOST_BYTES >> 20} MiB")
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise BadUsage(f"{flag} {file}: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError as error:

@@ -83,7 +83,11 @@ def test_flags_that_are_refused(tmp_path: Path) -> None:
             variables(given_flags(assignment), OWN)
         assert "canary" not in refused.value.message
     (tmp_path / "binary").write_bytes(b"A=\xff")
-    for name, text in (("absent", "no such file or directory"), (".", "is a directory"), ("binary", "not UTF-8")):
+    (tmp_path / "large").write_bytes(bytes((1 << 20) + 1))
+    for name, text in (
+        ("absent", "no such file or directory"), (".", "is a directory"), ("binary", "not UTF-8"),
+        ("large", "larger than 1 MiB"), ("/dev/zero", "larger than 1 MiB"),
+    ):  # fmt: skip
         with pytest.raises(BadUsage, match=text):
             variables(Source("-e", "--env-file", (), (tmp_path / name,)), OWN)
     with pytest.raises(BadUsage, match="B is given as --env and as --secret-env"):

@@ -25,6 +25,16 @@ class Limit(click.ParamType[int, str]):
         return int(value)
 
 
+class Count(Limit):
+    """How many, at least one."""
+
+    def convert(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        number = super().convert(value, parameter, context)
+        if not number:
+            self.fail(f"expected a whole number from 1 to {INT32_MAX}, got 0", parameter, context)
+        return number
+
+
 class Lines(click.ParamType[int, str]):
     """How many lines."""
 

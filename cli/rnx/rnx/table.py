@@ -1,7 +1,8 @@
 """Jobs as a table: as wide as the terminal and no wider, or as wide as it gets when no terminal shows it.
 
 Where the room is short, ids are cut to the characters that every verb takes for a whole one, names to a readable rest,
-and the command to what is left. Pure functions; colours are added by who prints.
+and the command to what is left; where even that is too much, columns are left out from the right. Pure functions;
+colours are added by who prints.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ def rows(jobs: Sequence[Job], columns: int | None) -> Iterator[Row]:
     content = [_TITLES, *(_cells(job) for job in jobs)]
     widths = _widths(content, columns)
     yield _row(_TITLES, widths)
-    yield Row(("-" * min(sum(widths) + len(_GAP) * (len(widths) - 1), columns or 10_000),))
+    yield Row(("-" * _line(widths),))
     for cells in content[1:]:
         yield _row(cells, widths)
 
@@ -53,7 +54,9 @@ def _widths(content: Sequence[tuple[str, ...]], columns: int | None) -> list[int
         if columns - _taken(widths) < min(widths[_COMMAND], _ROOM_FOR_COMMAND):
             widths[column] = min(widths[column], max(shortest, len(_TITLES[column])))
     widths[_COMMAND] = max(1, min(widths[_COMMAND], columns - _taken(widths)))
-    return widths
+    while len(widths) > 1 and _line(widths) > columns:
+        widths.pop()
+    return [min(widths[0], columns), *widths[1:]]
 
 
 def _taken(widths: Sequence[int]) -> int:
@@ -61,10 +64,13 @@ def _taken(widths: Sequence[int]) -> int:
     return sum(widths[:_COMMAND]) + len(_GAP) * _COMMAND
 
 
+def _line(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
 def _row(cells: Sequence[str], widths: Sequence[int]) -> Row:
-    cut = [
-        _cut(cell, width, whole=number != _ID) for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
+    shown = zip(cells, widths, strict=False)  # those that there is room for
+    cut = [_cut(cell, width, whole=number != _ID) for number, (cell, width) in enumerate(shown)]
     return Row(tuple(cell + " " * (width - _width(cell)) for cell, width in zip(cut, widths, strict=True)))
 
 

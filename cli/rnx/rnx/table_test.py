@@ -23,11 +23,10 @@ JOBS = st.lists(
     ),
     max_size=5,
 )
-LEAST = 78  # eight characters of the id, sixteen of the name, the fixed columns, and one of the command
 
 
 @at_any_pace
-@given(JOBS, st.integers(LEAST, 300))
+@given(JOBS, st.integers(1, 300))
 def test_no_line_is_wider_than_the_terminal(jobs: list[Job], columns: int) -> None:
     lines = [str(row) for row in table.rows(jobs, columns)]
     assert len(lines) == len(jobs) + 2
@@ -50,6 +49,10 @@ def test_nothing_is_cut_where_there_is_no_terminal(jobs: list[Job]) -> None:
         (200, f"{JOB_ID}  nightly  COMPLETED  0          {STARTED}  python3 {'x' * 30}"),
         (100, f"f47ac10b  nightly   COMPLETED  0          {STARTED}  python3 {'x' * 27}…"),
         (80, f"f47ac10b  nightly   COMPLETED  0          {STARTED}  python3 {'x' * 7}…"),
+        (50, "f47ac10b  nightly   COMPLETED  0"),
+        (40, "f47ac10b  nightly   COMPLETED  0"),
+        (30, "f47ac10b  nightly   COMPLETED"),
+        (4, "f47a"),
     ],
 )
 def test_what_is_cut_first(columns: int | None, line: str) -> None:

@@ -15,7 +15,7 @@ A lost connection is looked for again: the job does not notice, so neither shoul
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -42,6 +42,14 @@ def exit_code(job: "GetJobStatusRes") -> int:
     if job.status in (JobState.STOPPED, JobState.CANCELED):
         return EXIT_STOPPED
     return job.exitCode if 0 <= job.exitCode <= 255 else EXIT_UNKNOWN
+
+
+def check_known(client: "Client", job_ids: Iterable[str]) -> None:
+    """Raises what the gateway says of the first id that names no job."""
+    from joblet.api.job_pb2 import GetJobStatusReq
+
+    for job_id in job_ids:
+        client.call_repeatable(lambda stub: stub.GetJobStatus, GetJobStatusReq(uuid=job_id), PATIENCE_SECONDS)
 
 
 def until_end(client: "Client", job_id: str, deadline: float | None = None) -> "GetJobStatusRes":

@@ -70,7 +70,7 @@ Examples:
     help='Only jobs submitted since "2h" (ago), "14:30", "2024-01-15T10:30Z"',
 )
 @click.option("--until", type=params.Moment(), metavar="TIME", help="Only jobs submitted before, written like --since")
-@click.option("--limit", type=params.Limit(), metavar="N", help="Only the newest N of them (default: all)")
+@click.option("--limit", type=params.Count(), metavar="N", help="Only the newest N of them (default: all)")
 def list_jobs(
     form: str,
     statuses: tuple[str, ...],

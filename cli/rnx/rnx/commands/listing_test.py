@@ -45,7 +45,7 @@ def test_every_flag_of_list_reaches_the_request(rnx: Rnx, gateway: Gateway) -> N
             until=Timestamp(seconds=7, nanos=500_000_000),
         )
     ]
-    for wrong in (["--status=LOST"], ["-l", "x"], ["--limit=-1"]):
+    for wrong in (["--status=LOST"], ["-l", "x"], ["--limit=-1"], ["--limit=0"]):
         assert rnx(*gateway.flags, "list", *wrong).code == 2
 
 

@@ -36,18 +36,24 @@ Examples:
 def wait(context: click.Context, job_ids: tuple[str, ...], timeout: int | None) -> None:
     """Wait until jobs have ended. The job's exit code becomes that of rnx.
 
-    Goes on waiting when the gateway is restarted. Ctrl+C leaves; the jobs go on.
+    Goes on waiting when the gateway is restarted. Ctrl+C leaves; the jobs go on. Of several jobs all must be there
+    before the first is waited for; with --json those that have ended are shown also when another could not be waited
+    for.
     """
     from rnx import output, waiting
 
     deadline = None if timeout is None else time.monotonic() + timeout
     ended = []
     with connect() as client:
-        for job_id in job_ids:
-            job = waiting.until_end(client, job_id, deadline)
-            ended.append(job)
-            if not flags().json:
-                show(output.ended(job))
-    if flags().json:
-        show(output.json_list("jobs", ended))
+        if len(job_ids) > 1:
+            waiting.check_known(client, job_ids)
+        try:
+            for job_id in job_ids:
+                job = waiting.until_end(client, job_id, deadline)
+                ended.append(job)
+                if not flags().json:
+                    show(output.ended(job))
+        finally:
+            if flags().json and ended:
+                show(output.json_list("jobs", ended))
     context.exit(next(filter(None, map(waiting.exit_code, ended)), 0))

@@ -45,7 +45,10 @@ def test_wait_prints_how_each_job_ended(rnx: Rnx, gateway: Gateway) -> None:
     block = f"Job ended:\nID: {JOB_ID}\nStatus: FAILED\nExitCode: 7\nEndTime: {ENDED}\nReason: exit\n"
     result = rnx(*gateway.flags, "job", "wait", "f47a", "f47b")
     assert (result.code, result.out.decode(), result.err) == (7, 2 * block, "")
-    assert [request.uuid for request in gateway.requests] == ["f47a", "f47b"]
+    assert [(type(request), request.uuid) for request in gateway.requests] == [
+        (api.GetJobStatusReq, "f47a"), (api.GetJobStatusReq, "f47b"),
+        (api.WaitJobReq, "f47a"), (api.WaitJobReq, "f47b"),
+    ]  # fmt: skip
     answer = json.loads(rnx(*gateway.flags, "--json", "wait", "f47a").out)
     assert [job["exitCode"] for job in answer["jobs"]] == [7]
 
@@ -98,6 +101,21 @@ def test_wrong_usage_is_not_taken_for_an_exit_code_of_the_job(
     assert (result.code, result.out) == (125, b"")
     assert result.err.startswith("Error: ")
     assert gateway.requests == []
+
+
+def test_an_id_that_names_no_job_is_told_before_another_is_waited_for(rnx: Rnx, gateway: Gateway) -> None:
+    gateway.failures = [None, (grpc.StatusCode.NOT_FOUND, "job not found: f47b")]
+    result = rnx(*gateway.flags, "wait", "f47a", "f47b")
+    assert (result.code, result.out, result.err) == (125, b"", "Error: job not found: f47b\n")
+    assert [type(request) for request in gateway.requests] == [api.GetJobStatusReq] * 2
+
+
+def test_json_has_the_jobs_that_have_ended_when_another_cannot_be_waited_for(rnx: Rnx, gateway: Gateway) -> None:
+    gateway.job = a_job(status="COMPLETED", reason="exit")
+    gateway.failures = [None, None, None, (grpc.StatusCode.NOT_FOUND, "job not found: f47b")]
+    result = rnx(*gateway.flags, "--json", "wait", "f47a", "f47b")
+    assert (result.code, [job["status"] for job in json.loads(result.out)["jobs"]]) == (125, ["COMPLETED"])
+    assert json.loads(result.err)["message"] == "job not found: f47b"
 
 
 def test_failures_of_rnx_are_not_taken_for_the_jobs(rnx: Rnx, gateway: Gateway) -> None:

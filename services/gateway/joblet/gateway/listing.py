@@ -85,6 +85,9 @@ def filters(request: job_pb2.EmptyRequest) -> Wanted:
         raise InvalidArgument(f"invalid name: longer than {MAX_NAME_BYTES} bytes", field="name")
     if request.idPrefix and not _ID_PREFIX.fullmatch(request.idPrefix):
         raise InvalidArgument("invalid idPrefix: expected the first characters of a job's id", field="idPrefix")
+    both = request.HasField("since") and request.HasField("until")
+    if both and _nanoseconds(request.since) >= _nanoseconds(request.until):
+        raise InvalidArgument("since must be before until", field="since")
     return Wanted(
         states=tuple(_state(status) for status in request.statuses),
         labels=tuple(sorted(request.labels.items())),

@@ -103,6 +103,7 @@ def test_filters(database: Database, fields: dict[str, Any], found: str) -> None
         ({"pageToken": "12", "newestFirst": True}, "invalid pageToken"),
         ({"pageToken": "-12"}, "invalid pageToken"),
         ({"pageToken": "--12", "newestFirst": True}, "invalid pageToken"),
+        ({"since": time(10), "until": time(10)}, "since must be before until"),
         ({"pageSize": -1}, "pageSize must not be negative: -1"),
     ],
 )

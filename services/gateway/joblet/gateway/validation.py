@@ -31,6 +31,7 @@ MAX_OUTPUTS: Final = 64
 MAX_STREAMED_UPLOADS: Final = 16  # each is an open file of the job's init
 INT32_MAX: Final = 2**31 - 1
 
+OWN_VARIABLES: Final = frozenset({"JOB_ID", "JOB_ATTEMPT"})  # they say which job it is, whatever the caller sets
 NETWORKS: Final = frozenset({"host", "none"})
 
 # What a request may use today, and what belongs to later work and is refused when it is set. Together they are every
@@ -125,6 +126,8 @@ def _check_environment(environment: Mapping[str, str], field: str) -> None:
             raise InvalidArgument(
                 f"invalid {field}: {_quoted(name)} is not a name of a variable", field=field, hint=_ENVIRONMENT_HINT
             )
+        if name in OWN_VARIABLES:
+            raise InvalidArgument(f"invalid {field}: {name} is set by Joblet", field=field)
         if "\0" in value:
             raise InvalidArgument(f"invalid {field}: the value of {name} contains NUL", field=field)
         if len(name) + 1 + len(value.encode()) > MAX_STRING_BYTES:
