@@ -1,4 +1,5 @@
-"""The engine: one connection that writes, one that reads, both used on the event loop's own thread.
+"""The engine: one connection, used on the event loop's own thread. A second one for what is only read would have to
+fetch the pages again that every write has changed.
 
 Queries are plain functions of a Connection (`joblet.gateway.store.jobs`, `.nodes`, `.events`); `read` and `write` run
 them. On SQLite a statement takes some tens of microseconds, less than handing it to a thread, so `await` never
@@ -43,9 +44,8 @@ class Database:
         self._path.touch(mode=0o600)
         self.engine = _engine(parsed)
         migrations.upgrade(self.engine, url)
-        # Neither begins transactions of its own: `write` does, and reads need none.
-        self._writer = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        self._reader = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        # It begins no transactions of its own: `write` does, and reads need none.
+        self._connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
     @property
     def directory(self) -> Path:
@@ -54,23 +54,22 @@ class Database:
     async def read(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Sees everything that was written before."""
         try:
-            return query(self._reader, *args, **kwargs)
+            return query(self._connection, *args, **kwargs)
         except DatabaseError as error:
             raise unavailable(error.orig) from error
 
     async def write(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """One transaction: all of it is durable when this returns, none of it when it raises."""
         try:
-            with _transaction(self._writer):
-                return query(self._writer, *args, **kwargs)
+            with _transaction(self._connection):
+                return query(self._connection, *args, **kwargs)
         except DatabaseError as error:
             raise unavailable(error.orig) from error
         except sqlite3.DatabaseError as error:
             raise unavailable(error) from error
 
     def close(self) -> None:
-        self._reader.close()
-        self._writer.close()
+        self._connection.close()
         self.engine.dispose()
 
     def __enter__(self) -> Self:
