@@ -6,8 +6,10 @@ about a job that the gateway has ended itself changes nothing; if the job is run
 The one way out of a terminal state: a job that was failed because its node seemed lost.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 
@@ -83,7 +85,7 @@ _RUNNING = Statement(
         listing=bindparam("new_listing"),
     )
 )
-_ENDED = Statement(
+_END = (
     update(jobs)
     .where(jobs.c.id == bindparam("job"))
     .values(
@@ -101,6 +103,8 @@ _ENDED = Statement(
         listing=bindparam("new_listing"),
     )
 )
+_ENDED = Statement(_END)
+_RAN = Statement(_END.values(not_isolated=bindparam("new_not_isolated"), attestation=bindparam("new_attestation")))
 _KNOWN = Statement(
     select(
         jobs.c.id, jobs.c.state, jobs.c.reason, jobs.c.submitted_ns, jobs.c.started_ns, jobs.c.acknowledged,
@@ -135,6 +139,7 @@ class _Known:
     listing: bytes
     retries_left: int
     attempt: int
+    started: Started | None = None  # told with the end that follows it, and stored with that
 
     @property
     def node_lost(self) -> bool:
@@ -152,7 +157,7 @@ def apply(connection: Connection, node_id: str, events: Sequence[Event]) -> Appl
         if event.sequence != applied.last_sequence + 1 and applied.last_sequence:
             raise Internal(f"event {event.sequence} of node {node_id} follows event {applied.last_sequence}")
         applied.last_sequence = event.sequence
-        _apply_one(connection, event, known.get(event.job_id), applied)
+    _apply_all(connection, fresh, known, applied)
     if applied.last_sequence != last_sequence:
         node_queries.set_sequence(connection, node_id, applied.last_sequence)
     return applied
@@ -171,8 +176,9 @@ def _load(connection: Connection, events: Iterable[Event]) -> dict[str, _Known]:
     known = {}
     for job_id in {event.job_id for event in events}:
         row = _KNOWN.first(connection, {"job": job_id})
-        if row is not None and _Known(*row).attempt == 1:
-            known[job_id] = _Known(*row)
+        job = None if row is None else _Known(*row)
+        if job is not None and job.attempt == 1:
+            known[job_id] = job
         elif (attempt := attempts.job_of(connection, job_id)) is not None:
             known[job_id] = _of_later_attempt(connection, *attempt)
     return known
@@ -186,37 +192,54 @@ def _of_later_attempt(connection: Connection, job_id: str, present: bool) -> _Kn
     return known
 
 
-def _apply_one(connection: Connection, event: Event, job: _Known | None, applied: Applied) -> None:
-    if job is None:
-        applied.unknown.append(event.job_id)
-    elif isinstance(event.what, Started):
-        _apply_started(connection, event, event.what, job, applied)
-    else:
-        _apply_ended(connection, event, event.what, job, applied)
+def _apply_all(connection: Connection, events: Sequence[Event], known: Mapping[str, _Known], applied: Applied) -> None:
+    """A job's start and the end right behind it are stored as one change: a short job's come together."""
+    for event, following in zip_longest(events, events[1:]):
+        job = known.get(event.job_id)
+        if job is None:
+            applied.unknown.append(event.job_id)
+        elif isinstance(event.what, Ended):
+            _apply_ended(connection, event, event.what, job, applied)
+        elif _apply_started(event, event.what, job, applied) and not _is_end_of(event, following):
+            _store_started(connection, job)
 
 
-def _apply_started(connection: Connection, event: Event, started: Started, job: _Known, applied: Applied) -> None:
+def _is_end_of(event: Event, following: Event | None) -> bool:
+    return following is not None and following.job_id == event.job_id and isinstance(following.what, Ended)
+
+
+def _apply_started(event: Event, started: Started, job: _Known, applied: Applied) -> bool:
+    """What it means. True when it is to be stored."""
     if job.state in (JobState.COMPLETED, JobState.STOPPED, JobState.CANCELED, JobState.FAILED) and not job.node_lost:
         applied.orphans.append(event.job_id)
-        return
+        return False
     if job.state is not JobState.RUNNING and not job.node_lost:
         check_transition(job.state, JobState.RUNNING)
-    listing = views.restated(job.listing, JobState.RUNNING, "", "", 0, started_ns=event.time_ns, ended_ns=0)
+    job.state, job.reason, job.started_ns, job.started = JobState.RUNNING, "", event.time_ns, started
+    applied.changed.append(job.id)
+    applied.started.append(event.time_ns - job.submitted_ns)
+    return True
+
+
+def _store_started(connection: Connection, job: _Known) -> None:
+    assert job.started is not None
+    job.listing = views.restated(job.listing, JobState.RUNNING, "", "", 0, started_ns=job.started_ns, ended_ns=0)
     _RUNNING.run(
         connection,
         {
             "job": job.id,
             "new_state": JobState.RUNNING,
-            "new_started_ns": event.time_ns,
-            "new_not_isolated": list(started.not_isolated),
-            "new_attestation": started.attestation,
-            "new_listing": listing,
+            "new_started_ns": job.started_ns,
+            **_how(job.started),
+            "new_listing": job.listing,
         },
     )
     _acknowledged(connection, job)
-    job.state, job.reason, job.started_ns, job.listing = JobState.RUNNING, "", event.time_ns, listing
-    applied.changed.append(job.id)
-    applied.started.append(event.time_ns - job.submitted_ns)
+    job.started = None
+
+
+def _how(started: Started) -> dict[str, Any]:
+    return {"new_not_isolated": list(started.not_isolated), "new_attestation": started.attestation}
 
 
 def _apply_ended(connection: Connection, event: Event, ended: Ended, job: _Known, applied: Applied) -> None:
@@ -235,10 +258,12 @@ def _apply_ended(connection: Connection, event: Event, ended: Ended, job: _Known
         job.listing, ended.state, ended.reason, ended.message, ended.exit_code,
         started_ns=started_ns, ended_ns=ended.ended_ns,
     )  # fmt: skip
-    _ENDED.run(
+    statement, how = (_ENDED, {}) if job.started is None else (_RAN, _how(job.started))
+    statement.run(
         connection,
         {
             "job": job.id,
+            **how,
             "new_state": ended.state,
             "new_reason": ended.reason,
             "new_message": ended.message,
@@ -289,6 +314,4 @@ def settle(
         attempts.fail(connection, job_id, Reason.NODE_LOST, message, node_queries.EXIT_CODE_UNKNOWN, now_ns)
     for job_id, state in revived:
         revive(connection, job_id, state)
-    jobs_known = _load(connection, adopted)
-    for event in adopted:
-        _apply_one(connection, event, jobs_known.get(event.job_id), Applied(0))
+    _apply_all(connection, adopted, _load(connection, adopted), Applied(0))

@@ -72,7 +72,23 @@ def test_start_and_end_in_one_group(connection: Connection) -> None:
     insert(connection, "a")
     applied = queries.apply(connection, "n", [Event(1, "a", 100, STARTED), Event(2, "a", 200, ended(started_ns=0))])
     assert (applied.changed, applied.ended) == (["a", "a"], ["a"])
-    assert (job(connection, "a").state, job(connection, "a").started_ns) == (JobState.COMPLETED, 100)
+    over = job(connection, "a")
+    assert (over.state, over.started_ns, over.acknowledged) == (JobState.COMPLETED, 100, True)
+    assert (over.not_isolated, over.attestation, over.usage) == (STARTED.not_isolated, STARTED.attestation, USAGE)
+
+
+def test_start_and_end_in_one_group_of_an_attempt_that_another_follows(connection: Connection) -> None:
+    insert(connection, "a", max_retries=1, retries_left=1)
+    group = [Event(1, "a", 100, STARTED), Event(2, "a", 200, ended(JobState.FAILED, 3, started_ns=0))]
+    applied = queries.apply(connection, "n", group)
+    assert (applied.changed, applied.started, applied.retried) == (
+        ["a"],
+        [100 - job(connection, "a").submitted_ns],
+        ["a"],
+    )
+    assert (job(connection, "a").state, job(connection, "a").attestation) == (JobState.SCHEDULED, None)
+    (past,) = attempts.past(connection, "a")
+    assert (past.state, past.exit_code, past.started_ns, past.ended_ns) == (JobState.FAILED, 3, 100, 200)
 
 
 def test_what_was_applied_is_skipped(connection: Connection) -> None:
