@@ -5,7 +5,7 @@ One session, repeated for as long as the gateway runs:
    acknowledged then, the node must know);
 2. `reconcile.decide` says what follows, `store.events.settle` stores it in one transaction;
 3. the node counts as connected: new jobs may be placed on it;
-4. at the same time: events (`conversation`) from the last number applied, in groups as large as what has arrived;
+4. at the same time: events (`conversation`) from the last number applied, in groups as they come in one message;
    StartJob again for jobs without an answer; ForgetJob and StopJob for jobs that are over; the removal of deleted ones.
 Whatever goes wrong ends the session, and the next one starts from what the store says.
 """
@@ -44,8 +44,6 @@ RETRY_SECONDS = 0.5  # before StartJob is sent again on a connection that works
 FORGET_GROUP_SECONDS = 0.1  # jobs that ended meanwhile are forgotten in one call
 FORGET_GROUP = 64
 FORGET_RETRY_SECONDS = 0.5  # the node may still be clearing up after a job
-MAX_GROUP = 256
-MAX_WAITING = 1024
 
 _ENDS = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.STOPPED})
 
@@ -143,16 +141,21 @@ class Follower:
             _log.warn("node has a job that is not in the store; it is left alone", jobId=job_id, nodeId=link.node.id)
 
     async def _events(self, link: Link, after: int, todo: "_Todo") -> None:
-        """Reads as fast as events come, applies them in groups: one transaction for all that have arrived."""
-        waiting: asyncio.Queue[Event] = asyncio.Queue(MAX_WAITING)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_converse(link, after, waiting))
-            while True:
-                group = [await waiting.get()]
-                while len(group) < MAX_GROUP and not waiting.empty():
-                    group.append(waiting.get_nowait())
-                applied = await self._database.write(event_queries.apply, link.node.id, group)
-                self._publish(link, applied, todo)
+        """Applies what comes, one transaction for each message. Ends by raising: a stream of events never ends by
+        itself."""
+        with link.conversation(after) as conversation:
+            sending = asyncio.create_task(_send(link, conversation), name="orders to a node")
+            try:
+                with link.errors():
+                    async for messages in conversation.events():
+                        group = [decode(message) for message in messages]
+                        self._publish(link, await self._database.write(event_queries.apply, link.node.id, group), todo)
+            except FailedPrecondition:
+                link.gap = True
+                raise
+            finally:
+                sending.cancel()
+        raise link.unavailable("its events ended")
 
     def _publish(self, link: Link, applied: event_queries.Applied, todo: "_Todo") -> None:
         ended = set(applied.ended)
@@ -239,23 +242,6 @@ def _refusals(link: Link, wanted: str, job_ids: Sequence[str]) -> Iterator[None]
         _log.warn(
             "node does not clear up", jobIds=",".join(job_ids), nodeId=link.node.id, wanted=wanted, error=error.message
         )
-
-
-async def _converse(link: Link, after: int, waiting: asyncio.Queue[Event]) -> None:
-    """Ends by raising: a stream of events never ends by itself."""
-    with link.conversation(after) as conversation:
-        sending = asyncio.create_task(_send(link, conversation), name="orders to a node")
-        try:
-            with link.errors():
-                async for messages in conversation.events():
-                    for message in messages:
-                        await waiting.put(decode(message))
-        except FailedPrecondition:
-            link.gap = True
-            raise
-        finally:
-            sending.cancel()
-    raise link.unavailable("its events ended")
 
 
 async def _send(link: Link, conversation: Conversation) -> None:
