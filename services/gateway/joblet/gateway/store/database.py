@@ -11,8 +11,7 @@ loss of power the last commits may be missing, the database is whole.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -59,10 +58,20 @@ class Database:
             raise unavailable(error.orig) from error
 
     async def write(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """One transaction: all of it is durable when this returns, none of it when it raises."""
+        """One transaction: all of it is durable when this returns, none of it when it raises.
+
+        SQLAlchemy's own costs more than the statements of a job. Takes the write lock at once, as `_begin` does.
+        """
         try:
-            with _transaction(self._connection):
-                return query(self._connection, *args, **kwargs)
+            driver = self._connection.connection
+            driver.cursor().execute("BEGIN IMMEDIATE")
+            try:
+                result = query(self._connection, *args, **kwargs)
+                driver.commit()
+            except BaseException:
+                driver.rollback()
+                raise
+            return result
         except DatabaseError as error:
             raise unavailable(error.orig) from error
         except sqlite3.DatabaseError as error:
@@ -118,19 +127,6 @@ def _begin(connection: Connection) -> None:
     """Takes the write lock at once: a transaction that reads first and writes later could not get it any more."""
     if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-@contextmanager
-def _transaction(connection: Connection) -> Iterator[None]:
-    """SQLAlchemy's own costs more than the statements of a job. Takes the write lock at once, as `_begin` does."""
-    driver = connection.connection
-    driver.cursor().execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        driver.commit()
-    except BaseException:
-        driver.rollback()
-        raise
 
 
 def unavailable(error: BaseException | None) -> Unavailable:
