@@ -170,11 +170,12 @@ def test_a_storm_of_zombies(job: Job) -> None:
 
 
 CHILD_HOG = """
-import os
+import os, time
 if os.fork() == 0:
   b = bytearray(200 << 20)
   os._exit(0)
 os.wait()
+time.sleep(60)  # init ends the job as soon as the kernel has told it, which is not at once
 os.write(1, b'survived')
 """
 COMMAND_HOG = """
