@@ -37,8 +37,10 @@ def test_what_it_started_goes_with_it(tmp_path: Path, number: signal.Signals) ->
     (tmp_path / ".ci").mkdir()
     shutil.copy(REPOSITORY / ".ci/run", tmp_path / ".ci/run")
     (tmp_path / "Makefile").write_text(MAKEFILE)
+    # What a shell runs in the background ignores SIGINT, and so does what that starts; bash cannot undo it.
+    command = ["env", "--default-signal=INT", "bash", ".ci/run"]
     run = subprocess.Popen(
-        ["bash", ".ci/run"], cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         for target in ("test", "test-cgroup2"):
@@ -48,6 +50,8 @@ def test_what_it_started_goes_with_it(tmp_path: Path, number: signal.Signals) ->
         wait_for("nothing left", lambda: not processes_in(tmp_path))
         assert run.returncode == 128 + number
     finally:
+        run.kill()
+        run.wait()
         for pid in processes_in(tmp_path):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

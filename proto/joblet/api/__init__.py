@@ -8,4 +8,4 @@ import os
 import sys
 
 if "grpc" not in sys.modules:
-    os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-RSA-AES256-GCM-SHA384"
+    os.environ.update({"GRPC_SSL_CIPHER_SUITES": "ECDHE-RSA-AES256-GCM-SHA384", "GRPC_ENABLE_FORK_SUPPORT": "0"})

@@ -1,19 +1,22 @@
 """What every part of Joblet shares. Imports no service, no client and no generated stub.
 
-grpcio reads its settings from the environment once, when it is first imported, so the one that we need is set here and
-in `joblet.api`, the two doors through which our code gets to grpc: the one suite allowed for TLS 1.2 needs an RSA
-certificate. With our ECDSA certificates no TLS 1.2 handshake can succeed; the suites of TLS 1.3 are not concerned
-(RFC 8446, B.4). `joblet.common.rpc` refuses to serve if grpc was imported before either of them.
+grpcio reads its settings from the environment once, when it is first imported, so those that we need are set here and
+in `joblet.api`, the two doors through which our code gets to grpc. `joblet.common.rpc` refuses to serve if grpc was
+imported before either of them.
+
+* The one suite allowed for TLS 1.2 needs an RSA certificate. With our ECDSA certificates no TLS 1.2 handshake can
+  succeed; the suites of TLS 1.3 are not concerned (RFC 8446, B.4).
+* No handlers at fork(2): they start threads in the child, which end it when its descriptors are closed before exec
+  (grpc issue 43055). No child of ours uses grpc.
 """
 
 import os
 import sys
 
-_SETTING = "GRPC_SSL_CIPHER_SUITES"
-_RSA_ONLY = "ECDHE-RSA-AES256-GCM-SHA384"
+_SETTINGS = {"GRPC_SSL_CIPHER_SUITES": "ECDHE-RSA-AES256-GCM-SHA384", "GRPC_ENABLE_FORK_SUPPORT": "0"}
 
 if "grpc" not in sys.modules:
-    os.environ[_SETTING] = _RSA_ONLY
+    os.environ.update(_SETTINGS)
 
-tls12_is_refused: bool = os.environ.get(_SETTING) == _RSA_ONLY
-"""Whether the setting came in time."""
+grpc_is_set: bool = _SETTINGS.items() <= os.environ.items()
+"""Whether the settings came in time."""

@@ -84,8 +84,8 @@ class RpcServer:
     async def start(self) -> int:
         """Starts serving and returns the port. Raises StartError naming what is wrong: a row, a file or the address."""
         check_complete(self._access, self._descriptors)
-        if not joblet.common.tls12_is_refused:
-            raise StartError("grpc was imported before joblet.common, so TLS 1.2 could not be refused")
+        if not joblet.common.grpc_is_set:
+            raise StartError("grpc was imported before joblet.common, which has settings for it")
         certificates = ServerCertificates(self._service, self._tls)
         for descriptor, handlers in self._generic:
             self.server.add_registered_method_handlers(descriptor.full_name, handlers)

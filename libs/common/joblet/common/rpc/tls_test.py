@@ -53,9 +53,32 @@ def test_rsa_is_refused_because_tls_1_2_would_work_with_it(tmp_path: Path) -> No
         ServerCertificates("gateway", files)
 
 
-@pytest.mark.parametrize(("first", "refused"), [("joblet.common", True), ("grpc", False)])
-def test_whether_tls_1_2_is_refused_is_known(first: str, refused: bool) -> None:
-    script = f"import os; os.environ.pop('GRPC_SSL_CIPHER_SUITES', None)\nimport {first}, grpc, joblet.common\n"
-    script += "print(joblet.common.tls12_is_refused)"
+@pytest.mark.parametrize(("first", "in_time"), [("joblet.common", True), ("joblet.api", True), ("grpc", False)])
+@pytest.mark.parametrize("setting", ["GRPC_SSL_CIPHER_SUITES", "GRPC_ENABLE_FORK_SUPPORT"])
+def test_whether_grpc_got_its_settings_is_known(first: str, in_time: bool, setting: str) -> None:
+    script = f"import os; os.environ.pop({setting!r}, None)\nimport {first}, grpc, joblet.common\n"
+    script += "print(joblet.common.grpc_is_set)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
-    assert result.stdout == f"{refused}\n"
+    assert result.stdout == f"{in_time}\n"
+
+
+FORKS = """if True:
+    import os, subprocess
+    from concurrent.futures import ThreadPoolExecutor
+    import joblet.common, grpc
+    server = grpc.server(ThreadPoolExecutor(2))
+    port = server.add_insecure_port("localhost:0")
+    server.start()
+    channel = grpc.insecure_channel(f"localhost:{port}")
+    grpc.channel_ready_future(channel).result(60)
+    for _ in range(300):  # with a function to call before exec, so that it is fork(2) and not vfork(2)
+        done = subprocess.run(["echo", "here"], preexec_fn=lambda: None, capture_output=True)
+        if (done.returncode, done.stdout, done.stderr) != (0, b"here\\n", b""):
+            print(done, flush=True)
+    os._exit(0)
+"""
+
+
+def test_a_process_that_uses_grpc_can_fork() -> None:
+    result = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=True, timeout=120)
+    assert (result.stdout, result.stderr) == ("", "")
