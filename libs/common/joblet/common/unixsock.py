@@ -8,6 +8,7 @@ at all.
 import array
 import errno
 import os
+import select
 import socket
 import stat
 import struct
@@ -111,6 +112,13 @@ def receive(sock: socket.socket, size: int = 4096, *, max_fds: int = 16) -> Rece
 
 
 recv = receive
+
+
+def is_closed(sock: socket.socket) -> bool:
+    """Whether the other side has closed it (POLLHUP, poll(2)); what it sent before that can still be received."""
+    poller = select.poll()
+    poller.register(sock, 0)
+    return bool(poller.poll(0))
 
 
 def pass_credentials(sock: socket.socket) -> None:

@@ -91,7 +91,8 @@ async def _clear_away(executor: Executor, job_id: str) -> None:
     await asyncio.sleep(LEAVING_SECONDS)
     if not await _log_discarded(executor, job_id):
         try:
-            await site.logs.finish(job_id)
+            if await site.logs.size(job_id) and not executor.knows(job_id):
+                await site.logs.finish(job_id)
         except JobletError as error:
             _log.warn("log of a dropped job not closed", jobId=job_id, error=error)
     if not executor.knows(job_id):
@@ -100,7 +101,7 @@ async def _clear_away(executor: Executor, job_id: str) -> None:
 
 
 async def _log_discarded(executor: Executor, job_id: str) -> bool:
-    """False when something has been written to it: the journal of a job that ran is lost."""
+    """False when it is refused, mostly since something has been written: the journal of a job that ran is lost."""
     while not executor.knows(job_id):
         try:
             await executor.site.logs.discard(job_id)

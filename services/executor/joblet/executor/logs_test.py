@@ -12,8 +12,9 @@ import pytest
 
 from joblet.common import unixsock
 from joblet.common.errors import Internal, Unavailable
+from joblet.common.unixsock import Received
 from joblet.executor.logs import LogStore
-from joblet.executor.sparelogs import STOCK
+from joblet.executor.sparelogs import STOCK, SpareLogs
 from joblet.executor.testing import JOB_ID, OTHER_ID
 
 OPEN = {"op": "open", "job_id": JOB_ID}
@@ -367,5 +368,32 @@ def test_spares_that_come_when_nobody_wants_them_any_more_are_given_back(tmp_pat
                     os.close(null)
             await asyncio.sleep(0)
         assert open_descriptors() == before
+
+    asyncio.run(scenario())
+
+
+def test_spares_are_given_back_whose_connection_goes_before_they_are_looked_at() -> None:
+    async def scenario() -> None:
+        answer: asyncio.Future[Received] = asyncio.get_running_loop().create_future()
+        asked = asyncio.Event()
+
+        def send(_: object) -> asyncio.Future[Received]:
+            asked.set()
+            return answer
+
+        before = open_descriptors()
+        spares = SpareLogs(send)
+        spares.refill()
+        await asked.wait()
+        answer.set_result(
+            Received(
+                json.dumps({"ok": True, "spares": ["spare"] * STOCK}).encode(),
+                tuple(os.open(os.devnull, os.O_RDWR) for _ in range(2 * STOCK)),
+                None,
+            )
+        )
+        spares.drop()
+        await asyncio.sleep(0)
+        assert (spares.take(), open_descriptors()) == (None, before)
 
     asyncio.run(scenario())

@@ -39,6 +39,7 @@ class SpareLogs:
     def __init__(self, send: "Callable[[Request], asyncio.Future[Received]]") -> None:
         self._send = send
         self._stock: list[Spare] = []
+        self._drops = 0
         self._pause: asyncio.TimerHandle | None = None
         self._asked: asyncio.Future[Received] | None = None
         self._closed = False
@@ -55,6 +56,7 @@ class SpareLogs:
 
     def drop(self) -> None:
         """Gives back what waits: its connection is gone, and the next logstore may have another directory."""
+        self._drops += 1
         while self._stock:
             self._stock.pop().close()
 
@@ -74,12 +76,12 @@ class SpareLogs:
 
     def _ask(self) -> None:
         self._pause = None
-        count = STOCK - len(self._stock)
+        count, drops = STOCK - len(self._stock), self._drops
         request: Request = {"op": "prepare", "count": count}
         self._asked = self._send(request)
-        self._asked.add_done_callback(lambda answer: self._arrived(request, count, answer))
+        self._asked.add_done_callback(lambda answer: self._arrived(request, count, drops, answer))
 
-    def _arrived(self, request: Request, count: int, answer: "asyncio.Future[Received]") -> None:
+    def _arrived(self, request: Request, count: int, drops: int, answer: "asyncio.Future[Received]") -> None:
         self._asked = None
         if answer.cancelled():
             return
@@ -90,5 +92,5 @@ class SpareLogs:
             _log.warn("no logs could be made ahead", error=error)
             return
         self._stock += map(Spare, names, received.fds[::2], received.fds[1::2])
-        if self._closed:
-            self.close()
+        if self._closed or drops != self._drops:  # the connection went after the answer had come
+            self.drop()

@@ -32,6 +32,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from joblet.common import unixsock
@@ -153,11 +154,13 @@ class Handout:
                 continue
             if not packet.data:
                 return
-            _send(peer, self._answer(packet.data))
+            _send(peer, self._answer(packet.data, peer))
 
-    def _answer(self, packet: bytes) -> Answer:
+    def _answer(self, packet: bytes, peer: socket.socket) -> Answer:
         try:
             operation, arguments = self._parse(packet)
+            if operation == self._discard:
+                operation = partial(self._discard, peer)
             return operation(**arguments)
         except (JobletError, OSError) as error:
             return _failure(error)
@@ -213,8 +216,9 @@ class Handout:
     def _finish(self, job_id: str) -> Answer:
         return Answer({"ok": True, "bytes": self._logs.finish(job_id)})
 
-    def _discard(self, job_id: str) -> Answer:
-        self._logs.discard(job_id)
+    def _discard(self, peer: socket.socket, job_id: str) -> Answer:
+        """Not for a peer that is gone: the next executor may have the log by now."""
+        self._logs.discard(job_id, lambda: not unixsock.is_closed(peer))
         return Answer({"ok": True})
 
     def _size(self, job_id: str) -> Answer:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from joblet.common import unixsock
-from joblet.common.errors import StartError
+from joblet.common.errors import FailedPrecondition, StartError
 from joblet.logstore import handout as module
 from joblet.logstore import spares
 from joblet.logstore.directory import new_index
@@ -183,6 +183,18 @@ def test_only_logs_that_nothing_was_written_to_are_discarded(tmp_path: Path) -> 
             assert (log / "index").exists()
 
     serving(tmp_path, client)
+
+
+def test_nothing_is_discarded_for_who_is_gone(tmp_path: Path) -> None:
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with closing(LogDirectory(tmp_path / "logs")) as logs, here, there:
+        logs.open_for_writing(JOB).close()
+        assert not unixsock.is_closed(here)
+        there.send(b"what is still to be read")
+        there.close()
+        with pytest.raises(FailedPrecondition, match="who asked for it is gone"):
+            logs.discard(JOB, lambda: not unixsock.is_closed(here))
+    assert (tmp_path / "logs" / JOB / "index").exists()
 
 
 @pytest.mark.parametrize("operation", ["finish", "size"])

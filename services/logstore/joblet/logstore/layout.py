@@ -26,7 +26,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,10 +209,13 @@ class LogDirectory:
             append(index, encode(Entry(size, time.time_ns(), Kind.END)))
             return size
 
-    def discard(self, job_id: str) -> None:
+    def discard(self, job_id: str, is_wanted: Callable[[], bool]) -> None:
         """Removes the log, if there is one, of a job that has never run. FailedPrecondition when something has been
-        written to it, or its end."""
+        written to it, or its end, or when it is not wanted any more; nobody gets the log between that and the removal.
+        """
         with self._changing, contextlib.suppress(JobNotFound):
+            if not is_wanted():
+                raise FailedPrecondition("who asked for it is gone")
             self._remove_unwritten(job_id)
 
     def delete(self, job_id: str) -> None:

@@ -42,6 +42,7 @@ _AGAIN = Statement(
         output_bytes=0,
         usage=None,
         attestation=None,
+        not_isolated=[],
         execution_id=bindparam("new_execution"),
         attempt=bindparam("new_attempt"),
         retries_left=bindparam("new_retries_left"),

@@ -86,7 +86,8 @@ def test_start_and_end_in_one_group_of_an_attempt_that_another_follows(connectio
         [100 - job(connection, "a").submitted_ns],
         ["a"],
     )
-    assert (job(connection, "a").state, job(connection, "a").attestation) == (JobState.SCHEDULED, None)
+    waiting = job(connection, "a")
+    assert (waiting.state, waiting.attestation, waiting.not_isolated) == (JobState.SCHEDULED, None, ())
     (past,) = attempts.past(connection, "a")
     assert (past.state, past.exit_code, past.started_ns, past.ended_ns) == (JobState.FAILED, 3, 100, 200)
 
