@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from grpcpair import certificate_files
+from grpcpair import certificate_files, serve
 
 SERVICE = "bench.Empty"
 ACCEPTED, ENDED = b"a", b"e"  # the first byte of what the node says, before the order as it was
@@ -42,11 +42,11 @@ def empty_services(certificates: Path) -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def _process(serve: Callable[..., Any], certificates: Path, *arguments: int) -> Iterator[int]:
+def _process(main: Callable[..., Any], certificates: Path, *arguments: int) -> Iterator[int]:
     """The port that it serves."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process: SpawnProcess = context.Process(target=_run, args=(serve, there, certificates, *arguments))
+    process: SpawnProcess = context.Process(target=_run, args=(main, there, certificates, *arguments))
     process.start()
     try:
         yield here.recv()
@@ -55,8 +55,8 @@ def _process(serve: Callable[..., Any], certificates: Path, *arguments: int) -> 
         process.join()
 
 
-def _run(serve: Callable[..., Any], port: Connection, certificates: Path, *arguments: int) -> None:
-    asyncio.run(serve(port, certificates, *arguments))
+def _run(main: Callable[..., Any], port: Connection, certificates: Path, *arguments: int) -> None:
+    asyncio.run(main(port, certificates, *arguments))
 
 
 async def _node(port: Connection, certificates: Path) -> None:
@@ -65,7 +65,7 @@ async def _node(port: Connection, certificates: Path) -> None:
             await context.write(ACCEPTED + order)
             await context.write(ENDED + order)
 
-    await _serve(port, certificates, {"Follow": grpc.stream_stream_rpc_method_handler(follow)})
+    await serve(port, certificates, SERVICE, {"Follow": grpc.stream_stream_rpc_method_handler(follow)})
 
 
 async def _gateway(port: Connection, certificates: Path, node: int) -> None:
@@ -92,18 +92,11 @@ async def _gateway(port: Connection, certificates: Path, node: int) -> None:
 
     listening = asyncio.create_task(listen())
     handlers = {"Run": run, "Wait": wait}
-    await _serve(port, certificates, {name: grpc.unary_unary_rpc_method_handler(it) for name, it in handlers.items()})
+    methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in handlers.items()
+    }
+    await serve(port, certificates, SERVICE, methods)
     await listening
-
-
-async def _serve(port: Connection, certificates: Path, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    ca, key, certificate = certificate_files(certificates, "gateway")
-    credentials = grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True)
-    port.send(server.add_secure_port("localhost:0", credentials))
-    await server.start()
-    await server.wait_for_termination()
 
 
 def _client_credentials(certificates: Path, name: str) -> grpc.ChannelCredentials:

@@ -52,9 +52,15 @@ async def _serving(file: Path, certificates: Path, port: Connection) -> None:
             while message := source.read(MESSAGE_BYTES):
                 await context.write(message)
 
-    server = grpc.aio.server()
     service, _, name = METHOD.lstrip("/").rpartition("/")
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {name: grpc.unary_stream_rpc_method_handler(send)}
+    await serve(port, certificates, service, {name: grpc.unary_stream_rpc_method_handler(send)})
+
+
+async def serve(
+    port: Connection, certificates: Path, service: str, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]
+) -> None:
+    """A service on a port of its own, which it tells, until it is cancelled; its callers need a certificate."""
+    server = grpc.aio.server()
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     ca, key, certificate = certificate_files(certificates, "gateway")
     credentials = grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True)
