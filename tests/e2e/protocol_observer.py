@@ -24,6 +24,10 @@ from joblet.common.states import TERMINAL, TRANSITIONS, JobState, Reason
 LOOK_SECONDS = 0.02
 API_SECONDS = 5.0
 LAST_NUMBER = "SELECT max((SELECT last_sequence FROM counter), (SELECT coalesce(max(sequence), 0) FROM events))"
+EVENTS = (
+    "SELECT sequence, job_id, time_ns, kind, iif(kind = 'started', body, outcome)"
+    " FROM events LEFT JOIN jobs USING (job_id) LEFT JOIN starts ON number = start ORDER BY sequence"
+)
 AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
@@ -134,12 +138,14 @@ class Observer:
                     self._see_end({key: row[key] for key in row.keys() if key != "acknowledged"})  # noqa: SIM118
         with _reading(self._journal) as journal:
             (last,) = journal.execute(LAST_NUMBER).fetchone()
-            events = list(journal.execute("SELECT sequence, job_id, time_ns, kind, body FROM events ORDER BY sequence"))
+            events = list(journal.execute(EVENTS))
             jobs = list(journal.execute("SELECT job_id, state FROM jobs"))
         expected = list(range(last - len(events) + 1, last + 1))
         if [event[0] for event in events] != expected:
             self._problem(f"gap in the events: {[event[:4] for event in events]}, the last one is {last}")
         for event in events:
+            if event[4] is None:
+                self._problem(f"event without a body: {event}")
             self._see_event(event)
         for job_id, state in jobs:
             self._see("journal", job_id, state)

@@ -1,7 +1,7 @@
 """The jobs of this node: accepting and stopping them. What the RPC handlers call.
 
-Accepting a job is synchronous up to the point where the node could lose it no more: limits are set, the log exists, the
-journal has it. The launch goes on in a task of its own and is told by events. Everything here runs in one event loop.
+Accepting a job is synchronous up to the point where nothing of the node can refuse it any more: limits are set, the log
+exists. The launch goes on in a task of its own and is told by events. Everything here runs in one event loop.
 """
 
 import asyncio
@@ -162,7 +162,7 @@ class Executor:
                 order.timeout_seconds, not_isolated(order, site.node), now_ns,
             )  # fmt: skip
             site.journal.add(record)
-            phases.reached("journal")
+            phases.reached("spec")
             supervisor = Supervisor(site, record, resources.cgroup, Claims(descriptors.pop_all(), holdings.pop_all()))
         STARTS.inc()
         task = self._tasks.create_task(supervisor.launch(order, spec, resources, phases), name=f"job {order.job_id}")

@@ -19,13 +19,13 @@ STEP_SECONDS: Final = Histogram(
 )
 
 # Of each phase its steps, in their order. executor: checks and user namespace, limits written and read back, files from
-# the logstore, durable; jobinit: started, its namespaces, the command confined; attest: read back; exec: the log has
-# the job's name, the command runs.
+# the logstore, words for jobinit; jobinit: started, its namespaces, the command confined; attest: read back; exec: the
+# log has the job's name, the job is durable, the command runs.
 PHASES: Final[Mapping[str, tuple[str, ...]]] = {
-    "executor": ("admit", "cgroup", "log", "journal"),
+    "executor": ("admit", "cgroup", "log", "spec"),
     "jobinit": ("spawn", "init", "park"),
     "attest": ("attest",),
-    "exec": ("name", "exec"),
+    "exec": ("name", "journal", "exec"),
 }
 _STEPS: Final = {step: STEP_SECONDS.labels(phase, step) for phase, steps in PHASES.items() for step in steps}
 _PHASES: Final = {steps[-1]: START_SECONDS.labels(phase) for phase, steps in PHASES.items()}

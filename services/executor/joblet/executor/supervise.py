@@ -165,6 +165,7 @@ class Supervisor:
         body = Started(time.time_ns(), self._record.not_isolated, attested_ns, facts)
         self._site.journal.parked(self.job_id, init, body)
         self._record = replace(self._record, init=init, parked=body)
+        phases.reached("journal")
         await handshake.go()
         phases.reached("exec")
 
