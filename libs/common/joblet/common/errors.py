@@ -1,6 +1,6 @@
 """The one tree of errors of Joblet.
 
-Each class knows its gRPC code, carries typed attributes and, where the reader can mend it, a hint. The interceptor in
+Each class knows its gRPC code, carries typed attributes and, where the reader can mend it, a hint. The guard in
 `joblet.common.rpc` turns an error into a status, `joblet.common.lifecycle` and rnx turn it into an exit code. Nobody
 matches on texts.
 

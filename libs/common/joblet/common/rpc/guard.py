@@ -1,4 +1,4 @@
-"""The interceptor in front of every handler: identity, access, errors, metrics, request id.
+"""What stands in front of every handler: identity, access, errors, metrics, request id.
 
 In this order, for unary and streaming calls alike:
 1. the request id from metadata (or a new one) goes into the log context;
@@ -13,7 +13,7 @@ import asyncio
 import inspect
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -47,29 +47,15 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
-class Guard(grpc.aio.ServerInterceptor):
-    """One per server."""
+class Guard:
+    """One per server. Not an interceptor of grpc: those are asked anew for the handler at every call."""
 
     def __init__(self, table: access.AccessTable) -> None:
         self._table = table
-        self._guarded: dict[str, Handler] = {}
         self._count_connection = lru_cache(maxsize=MAX_CONNECTIONS)(_new_connection)
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> "Handler | None":
-        method = handler_call_details.method
-        guarded = self._guarded.get(method)
-        if guarded is None:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                return None  # grpc answers UNIMPLEMENTED
-            guarded = self._guarded[method] = self._guard(method, handler)
-        return guarded
-
-    def _guard(self, method: str, handler: Handler) -> Handler:
+    def guarded(self, method: str, handler: Handler) -> Handler:
+        """The handler of a method ("/joblet.JobService/RunJob") with all of the above around it."""
         if handler.response_streaming:
             return self._guard_stream(method, handler)
         behaviour: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary

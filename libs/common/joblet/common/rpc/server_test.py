@@ -267,6 +267,18 @@ def test_raw_handlers_pass_bytes_and_go_first(tmp_path: Path) -> None:
     assert asyncio.run(main()) == [[b"raw"], [b"hello"]]
 
 
+@pytest.mark.parametrize("method", ["/jbtest.Echo/Nope", "/jbtest.Other/One", "/grpc.health.v1.Health/Nope", "One"])
+def test_a_method_that_nobody_has_added_is_unimplemented(tmp_path: Path, method: str) -> None:
+    async def main() -> grpc.aio.AioRpcError:
+        async with serving(tmp_path) as serve, serve.channel() as channel:
+            call: Any = channel.unary_unary(method)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(b"", timeout=120)
+            return caught.value
+
+    assert asyncio.run(main()).code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 def test_health_for_any_certificate_of_ours(tmp_path: Path) -> None:
     serving_status = health_pb2.HealthCheckResponse.SERVING
 
