@@ -184,4 +184,4 @@ def test_a_reader_finds_its_place_behind_an_attempt_that_was_lost(clean_machine:
                 system.kill("gateway")
             rest, said = log.communicate(timeout=120)
     assert (log.returncode, rest) == (0, b"2 two\n"), said.decode()
-    assert "What was written from byte 6 on was lost with a node, up to the next attempt." in said.decode()
+    assert "How much was written from byte 6 on is not known, up to the next attempt." in said.decode()

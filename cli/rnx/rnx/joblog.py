@@ -158,7 +158,7 @@ def pass_on(chunk: DataChunk, position: int | None, write: Write, say: Say) -> i
 
 def _gap(begin: int, end: int) -> str:
     if begin // LOST_ATTEMPT_BYTES < end // LOST_ATTEMPT_BYTES:
-        return f"What was written from byte {begin} on was lost with a node, up to the next attempt."
+        return f"How much was written from byte {begin} on is not known, up to the next attempt."
     return f"Bytes {begin} to {end - 1} are no longer kept."
 
 

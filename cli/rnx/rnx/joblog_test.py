@@ -19,7 +19,7 @@ from rnx.stamps import Stamper
             DataChunk(payload=b"abc", offset=LOST_ATTEMPT_BYTES + 7, attempt=2),
             5,
             [(LOST_ATTEMPT_BYTES + 7, b"abc")],
-            ["What was written from byte 5 on was lost with a node, up to the next attempt."],
+            ["How much was written from byte 5 on is not known, up to the next attempt."],
         ),
         (DataChunk(), 5, [], []),
     ],

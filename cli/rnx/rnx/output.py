@@ -183,7 +183,7 @@ def line(job: Job) -> str:
 
 def as_dict(message: Message) -> dict[str, Any]:
     """Every field under its name in the .proto file: numbers as numbers, times as RFC 3339, bytes as base64, an absent
-    message as null. (protobuf's own JSON mapping writes 64-bit numbers as texts.)"""
+    message or number that may be absent as null. (protobuf's own JSON mapping writes 64-bit numbers as texts.)"""
     return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
 
 
@@ -193,7 +193,7 @@ def _field(message: Message, field: Any) -> Any:
         return {str(key): _value(item) for key, item in sorted(value.items())}
     if field.is_repeated:
         return [_value(item) for item in value]
-    if field.message_type is not None and not message.HasField(field.name):
+    if field.has_presence and not message.HasField(field.name):
         return None
     return _value(value)
 

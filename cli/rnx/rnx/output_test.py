@@ -33,6 +33,7 @@ def test_every_kind_of_field_as_json() -> None:
         args=["a"], maxIOBPS=2**40, environment={"B": "2", "A": "1"}, gpuIndices=[3],
         uploads=[api.FileUpload(path="x", content=b"\xff", mode=0o644)],
         attestation=api.Attestation(time=Timestamp(seconds=1705314600), facts={"CapEff": "0"}),
+        attempts=[api.JobAttempt(outputBytes=0), api.JobAttempt()],
     )  # fmt: skip
     shown = json.loads(output.as_json(output.as_dict(job)))
     assert shown["maxIOBPS"] == 2**40
@@ -44,6 +45,7 @@ def test_every_kind_of_field_as_json() -> None:
     }  # fmt: skip
     assert shown["attestation"] == {"time": "2024-01-15T10:30:00Z", "facts": {"CapEff": "0"}}
     assert shown["usage"] is None
+    assert [attempt["outputBytes"] for attempt in shown["attempts"]] == [0, None]
 
 
 def test_detail_names_what_is_known() -> None:

@@ -529,6 +529,9 @@ class JobAttempt(_message.Message):
     message: _builtins.str
     nodeId: _builtins.str
     outputBytes: _builtins.int
+    """Once it has ended. Not set when that is not known: it was lost with its node, or nobody could ask for its log then.
+    There may be output all the same. Among the offsets of all attempts it takes 2^44 bytes.
+    """
     def __init__(
         self,
         *,
@@ -541,13 +544,15 @@ class JobAttempt(_message.Message):
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
         nodeId: _builtins.str = ...,
-        outputBytes: _builtins.int = ...,
+        outputBytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_outputBytes", b"_outputBytes", "outputBytes", b"outputBytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endTime", b"endTime", "exitCode", b"exitCode", "message", b"message", "nodeId", b"nodeId", "number", b"number", "outputBytes", b"outputBytes", "reason", b"reason", "signal", b"signal", "startTime", b"startTime", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_outputBytes", b"_outputBytes", "endTime", b"endTime", "exitCode", b"exitCode", "message", b"message", "nodeId", b"nodeId", "number", b"number", "outputBytes", b"outputBytes", "reason", b"reason", "signal", b"signal", "startTime", b"startTime", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__outputBytes: _TypeAlias = _typing.Literal["outputBytes"]  # noqa: Y015
+    _WhichOneofArgType__outputBytes: _TypeAlias = _typing.Literal["_outputBytes", b"_outputBytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__outputBytes) -> _WhichOneofReturnType__outputBytes | None: ...
 
 Global___JobAttempt: _TypeAlias = JobAttempt  # noqa: Y015
 

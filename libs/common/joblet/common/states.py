@@ -71,9 +71,14 @@ class Reason(StrEnum):
     NODE_LOST = "node-lost"
 
 
+UNKNOWN_BYTES: Final = -1
+"""Instead of the number of bytes of output, between the services: there may be some, and nobody could say how much when
+the end was told."""
+
 LOST_ATTEMPT_BYTES: Final = 1 << 44
-"""What an attempt that was lost with its node takes of the offsets of its job's output, since nobody knows how much it
-wrote: more than a file of ext4 can have, and still a number that JSON readers keep exact after 100 retries."""
+"""What an attempt of which nobody knows how much it wrote, as one that was lost with its node, takes of the offsets of
+its job's output: more than a file of ext4 can have, and still a number that JSON readers keep exact after 100 retries.
+"""
 
 
 class IllegalTransition(Internal):

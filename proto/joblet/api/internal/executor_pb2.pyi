@@ -284,6 +284,9 @@ class Outcome(_message.Message):
     """Unix time; 0 when the command never ran"""
     ended_ns: _builtins.int
     output_bytes: _builtins.int
+    """-1 when nobody knew: the executor found the job again after a restart, and the logstore did not answer. There may be
+    output, and its log may be without an end for ever. It is not told later.
+    """
     @_builtins.property
     def usage(self) -> _job_pb2.Usage: ...
     def __init__(

@@ -191,6 +191,34 @@ def test_an_init_that_was_killed(node: NodeProcesses, tmp_path: Path, alive: boo
     assert asyncio.run(node.output(job.job_id)).startswith(b"printed"[: last.ended.output_bytes])
 
 
+def test_how_much_was_printed_is_not_known_while_the_logstore_is_away(node: NodeProcesses, tmp_path: Path) -> None:
+    """Not to an executor that has found the job again, and has no descriptor of its log: it does not say "nothing"."""
+    job = spec("sh", "-c", "echo printed; sleep 1000")
+    started_and_waiting(node, job)
+    (init,) = inits_of(tmp_path / "state/journal.db")
+    node.executor.end(signal.SIGKILL)
+    node.logstore.end(signal.SIGKILL)
+    os.kill(init, signal.SIGKILL)
+    node.start_executor()
+    *_, last = asyncio.run(events_until_end(node, job))
+    assert (last.ended.reason, last.ended.output_bytes) == ("supervisor-killed", -1)
+    node.start_logstore()
+    assert asyncio.run(node.output(job.job_id)) == b"printed\n"
+
+
+def test_how_much_was_printed_is_known_to_who_started_the_job(node: NodeProcesses, tmp_path: Path) -> None:
+    """Also while the logstore is away."""
+    job = spec("sh", "-c", "echo printed; sleep 1000")
+    started_and_waiting(node, job)
+    node.logstore.end(signal.SIGKILL)
+    (init,) = inits_of(tmp_path / "state/journal.db")
+    os.kill(init, signal.SIGKILL)
+    *_, last = asyncio.run(events_until_end(node, job))
+    assert (last.ended.reason, last.ended.output_bytes) == ("supervisor-killed", len(b"printed\n"))
+    node.start_logstore()
+    assert asyncio.run(node.output(job.job_id)) == b"printed\n"
+
+
 def test_a_node_that_restarted(node: NodeProcesses, tmp_path: Path) -> None:
     job = spec("sleep", "1000")
     asyncio.run(started(node, job))

@@ -100,7 +100,8 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a job ended. `exit_code` is 128 + signal after a signal and -1 when it was stopped."""
+    """How a job ended. `exit_code` is 128 + signal after a signal and -1 when it was stopped; `output_bytes` is
+    UNKNOWN_BYTES when the logstore was away and the output is not held open here."""
 
     state: JobState
     exit_code: int

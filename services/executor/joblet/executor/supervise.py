@@ -18,7 +18,7 @@ from typing import Final
 
 from joblet.common import log
 from joblet.common.errors import Internal, JobletError
-from joblet.common.states import JobState, Reason
+from joblet.common.states import UNKNOWN_BYTES, JobState, Reason
 from joblet.executor import exitrecord, launch, procfs
 from joblet.executor.attest import AttestationFailed, attest
 from joblet.executor.cgroup.driver import CgroupError, CgroupUsage, JobCgroup
@@ -267,7 +267,8 @@ class Supervisor:
                 timeout_seconds=self._record.timeout_seconds, now_ns=time.time_ns(),
                 started_ns=untold.started_ns if untold else self._record.started_ns,
                 record=record, refused=self._refused, heard=self._heard, stop_requested=self._stop.is_set(),
-                overdue=self._overdue, cgroup=usage, output_bytes=output_bytes or 0,
+                overdue=self._overdue, cgroup=usage,
+                output_bytes=self._bytes_seen() if output_bytes is None else output_bytes,
             )
         )  # fmt: skip
         if record is None or record.started:
@@ -343,6 +344,10 @@ class Supervisor:
         except JobletError as error:
             _log.error("the log could not be closed", jobId=self.job_id, error=error)
             return None
+
+    def _bytes_seen(self) -> int:
+        """Of output, once init is gone, by nobody's word but the file's."""
+        return UNKNOWN_BYTES if self._log is None else os.fstat(self._log.output).st_size
 
     async def _give_back(self) -> None:
         if self._cgroup is not None:

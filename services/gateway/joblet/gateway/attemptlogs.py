@@ -4,8 +4,11 @@ Each attempt has a log of its own on its node (`store.attempts`). Read together 
 at the offset where the one before it ended, so a reader that was interrupted goes on by offset here as anywhere. Lines
 and times count through all of them; a line ends with its attempt. Who follows is sent the next attempt when it comes;
 the stream ends with the job. The log of an earlier attempt that is not kept any more, or cannot be reached, is a gap,
-as removed output is. How much an attempt wrote that was lost with its node is not known, and readers may have seen any
-of it: it takes LOST_ATTEMPT_BYTES, so that the next one begins at the same offset for all of them.
+as removed output is.
+
+How much an attempt wrote may not be known: it was lost with its node, or its node could not say. Readers may have seen
+any of it, so it takes LOST_ATTEMPT_BYTES: the next one begins at the same offset for all of them. Of such an attempt
+that is sent which is there at the moment; nobody may ever mark the end of its log.
 """
 
 import asyncio
@@ -16,11 +19,11 @@ from typing import Protocol
 
 from joblet.api import job_pb2
 from joblet.api.internal.logstore_pb2 import FindBeginningResponse
-from joblet.common.errors import NotFound, Unavailable
+from joblet.common.errors import NotFound, OutOfRange, Unavailable
 from joblet.common.states import LOST_ATTEMPT_BYTES, Reason
 from joblet.gateway import logoptions
 from joblet.gateway.jobs import Jobs
-from joblet.gateway.store.model import Job
+from joblet.gateway.store.model import Job, output_known
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -77,16 +80,21 @@ class AttemptLogs:
 
     async def _one(self, request: job_pb2.GetJobLogsReq, begin: int, number: int) -> None:
         """Sends the attempt's output from the offset that was asked for."""
-        attempt = await self._attempt(number)
-        if attempt.ended and attempt.output_bytes <= request.offset - begin:
-            return
-        part = _without_search(request)
-        part.offset = max(0, request.offset - begin)
-        try:
-            await self._source.copy(number, part, self._shifted(number, begin))
-        except (NotFound, Unavailable):  # the second: with its node
-            if await self._is_latest(number):
-                raise
+        while True:
+            attempt = await self._attempt(number)
+            offset = max(request.offset, self._reached)
+            if attempt.ended and _length(attempt) <= offset - begin:
+                return
+            part = _of(attempt, request)
+            part.offset = max(0, offset - begin)
+            try:
+                await self._source.copy(number, part, self._shifted(number, begin))
+            except (NotFound, Unavailable, OutOfRange):  # the second: with its node
+                if await self._is_needed(number):
+                    raise
+            if not attempt.ended or (await self._attempt(number)).ended:
+                return
+            # Its node came back with it while that was sent which was there: it runs.
 
     async def _beginning(self) -> _Place:
         request = self._request
@@ -110,7 +118,7 @@ class AttemptLogs:
             follows = await self._comes(number + 1)
             attempt = await self._attempt(number)
             if not follows:
-                return _Place(number, begin, attempt.output_bytes)
+                return _Place(number, begin, await self._end(attempt))
             begin, number = begin + _length(attempt), number + 1
 
     async def _tail(self, first: int) -> _Place:
@@ -130,13 +138,19 @@ class AttemptLogs:
 
     async def _found(self, number: int, part: job_pb2.GetJobLogsReq) -> FindBeginningResponse:
         attempt = await self._attempt(number)
-        if not attempt.ended or attempt.output_bytes:
+        if not attempt.ended or _length(attempt):
             try:
-                return await self._source.find(number, part)
-            except NotFound:
-                if await self._is_latest(number):
+                return await self._source.find(number, _of(attempt, part))
+            except (NotFound, Unavailable):
+                if await self._is_needed(number):
                     raise
-        return FindBeginningResponse(offset=attempt.output_bytes)
+        return FindBeginningResponse(offset=_length(attempt))
+
+    async def _end(self, attempt: Job) -> int:
+        """Behind the last byte that there is of an attempt that has ended."""
+        if output_known(attempt):
+            return attempt.output_bytes
+        return (await self._found(attempt.attempt, job_pb2.GetJobLogsReq(tailLines=0))).offset
 
     async def _comes(self, number: int) -> bool:
         """Whether there is an attempt with this number, or will be one before the reader has all that it wants."""
@@ -149,8 +163,10 @@ class AttemptLogs:
     async def _attempt(self, number: int) -> Job:
         return await self._jobs.as_attempt(self._job_id, number)
 
-    async def _is_latest(self, number: int) -> bool:
-        return (await self._jobs.find(self._job_id)).attempt <= number
+    async def _is_needed(self, number: int) -> bool:
+        """Whether its output may not be a gap: no other attempt follows, and it was not lost with its node."""
+        job = await self._jobs.find(self._job_id)
+        return job.attempt <= number and not (job.ended and job.reason == Reason.NODE_LOST)
 
     def _shifted(self, number: int, begin: int) -> Write:
         async def shifted(message: bytes) -> None:
@@ -164,8 +180,16 @@ class AttemptLogs:
 
 
 def _length(attempt: Job) -> int:
-    """How many offsets an attempt takes that another one has followed."""
-    return LOST_ATTEMPT_BYTES if attempt.reason == Reason.NODE_LOST else attempt.output_bytes
+    """How many offsets an attempt takes that has ended."""
+    return attempt.output_bytes if output_known(attempt) else LOST_ATTEMPT_BYTES
+
+
+def _of(attempt: Job, request: job_pb2.GetJobLogsReq) -> job_pb2.GetJobLogsReq:
+    """What is to be asked for of this attempt."""
+    part = job_pb2.GetJobLogsReq()
+    part.CopyFrom(request)
+    part.noFollow = request.noFollow or (attempt.ended and not output_known(attempt))
+    return part
 
 
 def _without_search(request: job_pb2.GetJobLogsReq) -> job_pb2.GetJobLogsReq:

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from joblet.api import job_pb2
 from joblet.api.job_pb2 import DataChunk, GetJobLogsReq, RetryPolicy
-from joblet.common.states import LOST_ATTEMPT_BYTES
+from joblet.common.states import LOST_ATTEMPT_BYTES, UNKNOWN_BYTES
 from joblet.gateway import retry
 from joblet.gateway.testing import FakeJob, FakeNode, World, failure, output, world
 
@@ -227,17 +227,115 @@ def test_readers_of_an_attempt_that_was_lost_go_on_where_they_were(tmp_path: Pat
                     await it.heartbeat(second)
                     await asyncio.sleep(0.02)
             await it.until(job_id, "RUNNING")
-            new = await anext(aiter(client.GetJobLogs(GetJobLogsReq(uuid=job_id))))
-            assert new == DataChunk(attempt=2, payload=b"2 printed\n", offset=LOST_ATTEMPT_BYTES)
+            old = DataChunk(attempt=1, payload=b"1 printed\n")
+            new = DataChunk(attempt=2, payload=b"2 printed\n", offset=LOST_ATTEMPT_BYTES)
+            everything = aiter(client.GetJobLogs(GetJobLogsReq(uuid=job_id)))
+            assert [await anext(everything), await anext(everything)] == [old, new]  # its logstore is still there
             last = await anext(aiter(client.GetJobLogs(GetJobLogsReq(uuid=job_id, tailLines=0))))
             assert last == DataChunk(offset=LOST_ATTEMPT_BYTES + len(b"2 printed\n"))
             await it.node.executor_up()
             await it.beat()
             assert await anext(call) == new
-            for offset in (3, len(b"1 printed\n"), LOST_ATTEMPT_BYTES, LOST_ATTEMPT_BYTES + 2):
+            again = await anext(aiter(client.GetJobLogs(GetJobLogsReq(uuid=job_id, offset=3))))
+            assert again == DataChunk(attempt=1, payload=old.payload[3:], offset=3)
+            for offset in (len(b"1 printed\n"), LOST_ATTEMPT_BYTES, LOST_ATTEMPT_BYTES + 2):
                 again = await anext(aiter(client.GetJobLogs(GetJobLogsReq(uuid=job_id, offset=offset))))
                 rest = new.payload[max(0, offset - new.offset) :]
                 assert again == DataChunk(attempt=2, payload=rest, offset=max(offset, new.offset))
+
+    asyncio.run(scenario())
+
+
+def test_an_attempt_that_may_have_printed_anything_is_not_taken_as_empty(tmp_path: Path) -> None:
+    """Its node could not say how much, and nobody has marked the end of its log."""
+
+    async def prints_unseen(node: FakeNode, job: FakeJob) -> None:
+        node.started(job)
+        node.print(job, b"%d printed\n" % job.spec.attempt)
+        job.log_has_end = False
+        node.ended(job, "FAILED", -1, "supervisor-killed", output_bytes=UNKNOWN_BYTES)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            it.node.script = prints_unseen
+            client = await it.client()
+            policy = RetryPolicy(maxRetries=1)
+            job_id = (await client.RunJob(job_pb2.RunJobReq(command="x", retry=policy))).job.uuid
+            async with asyncio.timeout(120):
+                chunks = [chunk async for chunk in client.GetJobLogs(GetJobLogsReq(uuid=job_id))]
+                first = DataChunk(attempt=1, payload=b"1 printed\n")
+                second = DataChunk(attempt=2, payload=b"2 printed\n", offset=LOST_ATTEMPT_BYTES)
+                assert chunks == [first, second]
+                for no_follow in (False, True):
+                    for wanted in ({"tailLines": 2}, {"since": at(0)}):
+                        request = GetJobLogsReq(uuid=job_id, noFollow=no_follow, **wanted)
+                        assert [chunk async for chunk in client.GetJobLogs(request)] == [DataChunk(), first, second]
+                    later = GetJobLogsReq(uuid=job_id, noFollow=no_follow, since=at(time.time_ns()))
+                    end = DataChunk(offset=second.offset + len(second.payload))
+                    assert [chunk async for chunk in client.GetJobLogs(later)] == [end]
+                rest = [chunk async for chunk in client.GetJobLogs(GetJobLogsReq(uuid=job_id, offset=3))]
+                assert rest == [DataChunk(attempt=1, payload=b"rinted\n", offset=3), second]
+                for number in (1, 2):
+                    request = GetJobLogsReq(uuid=job_id, attempt=number)
+                    assert await output(client.GetJobLogs(request)) == b"%d printed\n" % number
+            shown = (await it.status(job_id)).attempts
+            assert [attempt.HasField("outputBytes") for attempt in shown] == [False, False]
+
+    asyncio.run(scenario())
+
+
+def test_what_a_job_printed_of_whose_length_nothing_is_known(tmp_path: Path) -> None:
+    """Of one that is not retried, too: the stream ends with what there is."""
+
+    async def prints_unseen(node: FakeNode, job: FakeJob) -> None:
+        node.started(job)
+        node.print(job, b"printed\n")
+        job.log_has_end = False
+        node.ended(job, "FAILED", -1, "supervisor-killed", output_bytes=UNKNOWN_BYTES)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            it.node.script = prints_unseen
+            client = await it.client()
+            job_id = (await client.RunJob(job_pb2.RunJobReq(command="x"))).job.uuid
+            await it.until(job_id, "FAILED")
+            async with asyncio.timeout(120):
+                assert await output(client.GetJobLogs(GetJobLogsReq(uuid=job_id))) == b"printed\n"
+
+    asyncio.run(scenario())
+
+
+def test_a_last_attempt_that_was_lost_is_shown_once_its_node_is_back(tmp_path: Path) -> None:
+    """While the node is away, nothing is, without an error; its end was never told."""
+
+    async def printing(node: FakeNode, job: FakeJob) -> None:
+        node.started(job)
+        if job.spec.attempt == 1:
+            node.ended(job, "FAILED", 1)
+        else:
+            node.print(job, b"one\ntwo\n")
+
+    async def scenario() -> None:
+        async with world(tmp_path, lease_seconds=1) as it:
+            it.node.script = printing
+            client = await it.client()
+            policy = RetryPolicy(maxRetries=1)
+            job_id = (await client.RunJob(job_pb2.RunJobReq(command="x", retry=policy))).job.uuid
+            async with asyncio.timeout(120):
+                while (await it.status(job_id)).attempt < 2 or (await it.status(job_id)).status != "RUNNING":
+                    await asyncio.sleep(0.01)
+            await it.node.down()
+            assert (await it.until(job_id, "FAILED")).reason == "node-lost"
+            for wanted in ({}, {"tailLines": 5}, {"since": at(0)}, {"noFollow": True}):
+                assert await read(client, job_id, **wanted) == b""
+            it.node.finished |= it.node.jobs
+            it.node.lose_state()
+            await it.node.up()
+            await it.beat()
+            assert await read(client, job_id) == b"one\ntwo\n"
+            assert await read(client, job_id, tailLines=1) == b"two\n"
+            assert await read(client, job_id, since=at(0), noFollow=True) == b"one\ntwo\n"
+            assert await read(client, job_id, offset=5) == b"wo\n"
 
     asyncio.run(scenario())
 

@@ -15,6 +15,7 @@ from joblet.api import job_pb2
 from joblet.api.internal.logstore_pb2 import FindBeginningResponse, ReadLogsRequest
 from joblet.common import log
 from joblet.common.errors import DeadlineExceeded, Internal, NotFound, Unavailable
+from joblet.common.states import UNKNOWN_BYTES
 from joblet.gateway import logoptions
 from joblet.gateway.attemptlogs import AttemptLogs
 from joblet.gateway.changes import Changes
@@ -23,7 +24,7 @@ from joblet.gateway.link import Link
 from joblet.gateway.localstream import LocalStreams
 from joblet.gateway.metrics import Metrics
 from joblet.gateway.nodes import Nodes
-from joblet.gateway.store.model import Job
+from joblet.gateway.store.model import Job, NodeState
 
 GIVE_UP_SECONDS = 30.0  # a logstore that cannot be reached for longer ends the stream
 STEADY_SECONDS = 5.0  # a connection that lasted this long is no part of the failures before it
@@ -189,7 +190,8 @@ class _Copy:
         if self._failing_since is None:
             self._failing_since = now
         link = self._link()  # one that is not registered is not waited for
-        if now - self._failing_since > GIVE_UP_SECONDS:
+        lost = self._request.noFollow and link.node.state is NodeState.LOST  # a lease long has been waited for it
+        if lost or now - self._failing_since > GIVE_UP_SECONDS:
             raise link.unavailable("its logstore cannot be reached")
 
     def _link(self) -> Link:
@@ -209,6 +211,8 @@ class _Copy:
     def _wanted(self) -> ReadLogsRequest:
         wanted = logoptions.read_request(self._job.execution, self._request, self._reached)
         wanted.search_archive = self._job.ended or self._had_ended
+        # All of it is there then, and nobody may ever mark its end.
+        wanted.no_follow = wanted.no_follow or (self._job.ended and self._job.output_bytes == UNKNOWN_BYTES)
         return wanted
 
     async def _find(self, link: Link) -> None:

@@ -54,6 +54,7 @@ class FakeJob:
     output: bytearray = field(default_factory=bytearray)
     written: list[tuple[int, int]] = field(default_factory=list)  # bytes of output, and when there were so many (ns)
     has_log: bool = True
+    log_has_end: bool = True  # once the job has ended
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
@@ -178,7 +179,16 @@ class FakeNode:
         )
         self._event(job, job.started_ns, started=body)
 
-    def ended(self, job: FakeJob, status: str, exit_code: int, reason: str = "exit", message: str = "") -> None:
+    def ended(
+        self,
+        job: FakeJob,
+        status: str,
+        exit_code: int,
+        reason: str = "exit",
+        message: str = "",
+        output_bytes: int | None = None,
+    ) -> None:
+        """`output_bytes` is what is told, the truth by default."""
         job.status = status
         job.outcome = executor_pb2.Outcome(
             status=status,
@@ -188,7 +198,7 @@ class FakeNode:
             started_ns=job.started_ns,
             ended_ns=time.time_ns(),
             usage=job_pb2.Usage(cpuUserSeconds=0.25, peakMemoryBytes=4096),
-            output_bytes=len(job.output),
+            output_bytes=len(job.output) if output_bytes is None else output_bytes,
         )
         self._event(job, job.outcome.ended_ns, ended=job.outcome)
         job.wake()

@@ -60,7 +60,7 @@ class LogStore(logstore_pb2_grpc.LogStoreServiceServicer):
                 if node.impatient:
                     node.impatient -= 1
                     raise DeadlineExceeded("the reader took no output")
-            if request.no_follow or job.outcome is not None:
+            if request.no_follow or (job.outcome is not None and job.log_has_end):
                 return
             seconds = (request.until_ns - time.time_ns()) / 1e9 if request.HasField("until_ns") else None
             try:

@@ -8,7 +8,7 @@ from joblet.api import job_pb2
 from joblet.common.states import JobState
 from joblet.common.units import NS_PER_SECOND, rfc3339
 from joblet.gateway.placement import Line, Why
-from joblet.gateway.store.model import Attempt, Attestation, Job, Usage
+from joblet.gateway.store.model import Attempt, Attestation, Job, Usage, output_known
 
 MASK = "***"
 
@@ -92,7 +92,7 @@ def _attempt(number: int, attempt: Attempt | Job) -> job_pb2.JobAttempt:
         reason=attempt.reason,
         message=attempt.message,
         nodeId=attempt.node_id,
-        outputBytes=attempt.output_bytes,
+        outputBytes=attempt.output_bytes if output_known(attempt) else None,
     )
 
 

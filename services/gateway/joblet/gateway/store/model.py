@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from joblet.common.states import TERMINAL, JobState
+from joblet.common.states import TERMINAL, UNKNOWN_BYTES, JobState, Reason
 
 
 class NodeState(StrEnum):
@@ -129,6 +129,11 @@ class Attempt:
     started_ns: int
     ended_ns: int
     output_bytes: int
+
+
+def output_known(attempt: Job | Attempt) -> bool:
+    """Whether `output_bytes` says how much it has printed: it has ended, and nobody but its node could know."""
+    return attempt.state in TERMINAL and attempt.reason != Reason.NODE_LOST and attempt.output_bytes != UNKNOWN_BYTES
 
 
 @dataclass(frozen=True, slots=True)
