@@ -206,6 +206,7 @@ def _sections(layout: Layout, chosen: Ports) -> dict[str, dict[str, Any]]:
     sections["gateway"] |= {
         "database": "sqlite:///../state/gateway/gateway.db",
         "logstoreSocket": "../run/logstore.sock",
+        "executorSocket": "../state/executor/executor.sock",
     }
     sections["executor"] |= {
         "gateways": [address(chosen.listen, "gateway")],

@@ -79,7 +79,9 @@ class GatewayConfig:
     reader_timeout_seconds: float = schema.duration(
         60.0, minimum=0.1
     )  # a reader of a log that takes nothing for longer
-    logstore_socket: Path = schema.path("/run/joblet/logstore.sock")  # of a node on the same machine, if there is one
+    # Of a node on the same machine, if there is one.
+    logstore_socket: Path = schema.path("/run/joblet/logstore.sock")
+    executor_socket: Path = schema.path("/var/lib/joblet/executor/executor.sock")
     secrets_key: Path | None = schema.optional_path()  # unset: secrets.key beside the database
     upload_directory: Path | None = schema.optional_path()  # unset: uploads, beside the database's file
     upload_max_mb: int = schema.integer(4096, minimum=1)  # MiB of one upload

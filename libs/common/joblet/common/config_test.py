@@ -71,6 +71,7 @@ def test_the_printed_file_holds_the_defaults(tmp_path: Path) -> None:
         ("gateway.nodeLeaseSeconds", 3, "node_lease_seconds", 3),
         ("gateway.readerTimeout", "5s", "reader_timeout_seconds", 5.0),
         ("gateway.logstoreSocket", "/s", "logstore_socket", Path("/s")),
+        ("gateway.executorSocket", "/s", "executor_socket", Path("/s")),
         ("gateway.secretsKey", "/key", "secrets_key", Path("/key")),
         ("gateway.uploadDirectory", "/uploads", "upload_directory", Path("/uploads")),
         ("gateway.uploadMaxMb", 5, "upload_max_mb", 5),

@@ -2,11 +2,14 @@
 
 A message is its length, four bytes with the highest first, and then so many bytes. There is no mark for the end: the
 sender closes the socket, and what was sent before is still received. Sockets are non-blocking and belong to the running
-event loop. Used for output between logstore and gateway (docs/logs.md).
+event loop. `send` and Receiver are for output between logstore and gateway (docs/logs.md): one direction, as much as
+there is. Line is for many small messages in both, between gateway and executor.
 """
 
 import asyncio
 import socket
+from contextlib import suppress
+from typing import Self
 
 LARGEST_BYTES = 4 * 1024 * 1024
 SEND_BUFFER_BYTES = 1024 * 1024  # of which the kernel makes twice as much, within net.core.wmem_max (socket(7))
@@ -67,3 +70,43 @@ class Receiver:
             pieces.append(piece)
             count -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class Line:
+    """Both directions of a socket; one task reads, one writes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def over(cls, sock: socket.socket) -> Self:
+        """Takes the socket over: `close` closes it."""
+        return cls(*await asyncio.open_unix_connection(sock=sock))
+
+    async def write(self, message: bytes) -> None:
+        """Waits only while some has piled up that the other side does not take. Raises ConnectionError when it is
+        gone."""
+        self._writer.write(len(message).to_bytes(_LENGTH_BYTES, "big") + message)
+        await self._writer.drain()
+
+    async def read(self) -> bytes | None:
+        """The next message; None and ConnectionResetError as Receiver.receive."""
+        try:
+            length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "big")
+            if length > LARGEST_BYTES:
+                raise ConnectionResetError("no length of a message")
+            return await self._reader.readexactly(length)
+        except asyncio.IncompleteReadError as error:
+            if error.partial or error.expected != _LENGTH_BYTES:
+                raise ConnectionResetError("a message was cut short") from None
+            return None
+
+    def expect_no_more(self) -> None:
+        """What was sent before can still be read; behind it `read` gives None."""
+        with suppress(OSError):  # closed already
+            self._writer.get_extra_info("socket").shutdown(socket.SHUT_RD)
+
+    def close(self) -> None:
+        """What was written before is still sent."""
+        self._writer.close()

@@ -102,3 +102,80 @@ def test_the_sender_waits_for_a_receiver_that_takes_nothing_and_hears_that_it_is
                 await sending
 
     asyncio.run(main())
+
+
+@asynccontextmanager
+async def lines() -> AsyncIterator[tuple[framed.Line, framed.Line, socket.socket]]:
+    """Two ends as Lines, and the socket of the first."""
+    async with ends() as (one, other):
+        first, second = await framed.Line.over(one.dup()), await framed.Line.over(other.dup())
+        other.close()
+        try:
+            yield first, second, one
+        finally:
+            first.close()
+            second.close()
+
+
+async def rest(line: framed.Line) -> list[bytes]:
+    received = []
+    while (message := await line.read()) is not None:
+        received.append(message)
+    return received
+
+
+def test_a_line_carries_messages_of_any_size_both_ways_at_once() -> None:
+    sizes = [0, 1, 4, 300_000, 0, framed.LARGEST_BYTES, 2]
+    messages = [random.Random(size).randbytes(size) for size in sizes]
+
+    async def main() -> None:
+        async def all_read(line: framed.Line) -> bool:
+            return [await line.read() for _ in messages] == messages
+
+        async with lines() as (first, second, one):
+            reading = [asyncio.create_task(all_read(line)) for line in (first, second)]
+            for message in messages:
+                await asyncio.gather(first.write(message), second.write(message))
+            assert [await read for read in reading] == [True, True]
+            one.close()
+            first.close()
+            assert await second.read() is None
+
+    asyncio.run(main())
+
+
+def test_what_a_line_was_sent_is_read_before_its_end() -> None:
+    async def main() -> None:
+        async with lines() as (first, second, _):
+            await first.write(b"last")
+            await first.write(b"words")
+            second.expect_no_more()
+            assert await rest(second) == [b"last", b"words"]
+            second.close()
+            second.expect_no_more()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("sent", [b"\0\0", b"\0\0\0\3ab", b"\xff\xff\xff\xffab"])
+def test_a_line_takes_nothing_cut_short_for_an_end(sent: bytes) -> None:
+    async def main() -> None:
+        async with lines() as (_, second, one):
+            one.send(sent)
+            one.shutdown(socket.SHUT_RDWR)
+            with pytest.raises(ConnectionResetError):
+                await second.read()
+
+    asyncio.run(main())
+
+
+def test_writing_to_nobody_fails() -> None:
+    async def main() -> None:
+        async with lines() as (first, second, _):
+            second.close()
+            with pytest.raises(ConnectionError):
+                while True:
+                    await first.write(b"x" * 1000)
+                    await asyncio.sleep(0)
+
+    asyncio.run(main())

@@ -456,8 +456,11 @@ class FollowRequest(_message.Message):
 
     AFTER_FIELD_NUMBER: _builtins.int
     ORDERS_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
     after: _builtins.int
     """of the first message"""
+    ticket: _builtins.str
+    """of the first message; empty for none"""
     @_builtins.property
     def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobOrder]: ...
     def __init__(
@@ -465,10 +468,11 @@ class FollowRequest(_message.Message):
         *,
         after: _builtins.int = ...,
         orders: _abc.Iterable[Global___JobOrder] | None = ...,
+        ticket: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "orders", b"orders"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "orders", b"orders", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

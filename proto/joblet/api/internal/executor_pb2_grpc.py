@@ -112,7 +112,9 @@ class ExecutorServiceServicer:
         """One long call for what happens for every job: orders there, answers and events back. Events are numbered 1, 2,
         3 ... without gaps; those after `after` of the first message are sent, then what comes. `after` acknowledges: the
         node may forget events up to it. OUT_OF_RANGE when it is beyond the last event. An order is as a StartJob, and its
-        answer is lost with the call.
+        answer is lost with the call. The executor may have got a connection of this machine with the `ticket` of the first
+        message (docs/architecture.md): then it sends an empty message there, and after it the call's metadata, and all that
+        follows goes there in both directions, framed as in joblet/common/framed.py. The call carries the status in the end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,9 @@ class ExecutorServiceStub:
     """One long call for what happens for every job: orders there, answers and events back. Events are numbered 1, 2,
     3 ... without gaps; those after `after` of the first message are sent, then what comes. `after` acknowledges: the
     node may forget events up to it. OUT_OF_RANGE when it is beyond the last event. An order is as a StartJob, and its
-    answer is lost with the call.
+    answer is lost with the call. The executor may have got a connection of this machine with the `ticket` of the first
+    message (docs/architecture.md): then it sends an empty message there, and after it the call's metadata, and all that
+    follows goes there in both directions, framed as in joblet/common/framed.py. The call carries the status in the end.
     """
     ForgetJob: _grpc.UnaryUnaryMultiCallable[_executor_pb2.ForgetJobRequest, _executor_pb2.ForgetJobResponse]
     """Forgets ended jobs whose ends the gateway has stored. For `job_id`: FAILED_PRECONDITION while it runs, NOT_FOUND when
@@ -77,7 +79,9 @@ class ExecutorServiceAsyncStub(ExecutorServiceStub):
     """One long call for what happens for every job: orders there, answers and events back. Events are numbered 1, 2,
     3 ... without gaps; those after `after` of the first message are sent, then what comes. `after` acknowledges: the
     node may forget events up to it. OUT_OF_RANGE when it is beyond the last event. An order is as a StartJob, and its
-    answer is lost with the call.
+    answer is lost with the call. The executor may have got a connection of this machine with the `ticket` of the first
+    message (docs/architecture.md): then it sends an empty message there, and after it the call's metadata, and all that
+    follows goes there in both directions, framed as in joblet/common/framed.py. The call carries the status in the end.
     """
     ForgetJob: _aio.UnaryUnaryMultiCallable[_executor_pb2.ForgetJobRequest, _executor_pb2.ForgetJobResponse]  # type: ignore[assignment]
     """Forgets ended jobs whose ends the gateway has stored. For `job_id`: FAILED_PRECONDITION while it runs, NOT_FOUND when
@@ -129,7 +133,9 @@ class ExecutorServiceServicer(metaclass=_abc_1.ABCMeta):
         """One long call for what happens for every job: orders there, answers and events back. Events are numbered 1, 2,
         3 ... without gaps; those after `after` of the first message are sent, then what comes. `after` acknowledges: the
         node may forget events up to it. OUT_OF_RANGE when it is beyond the last event. An order is as a StartJob, and its
-        answer is lost with the call.
+        answer is lost with the call. The executor may have got a connection of this machine with the `ticket` of the first
+        message (docs/architecture.md): then it sends an empty message there, and after it the call's metadata, and all that
+        follows goes there in both directions, framed as in joblet/common/framed.py. The call carries the status in the end.
         """
 
     @_abc_1.abstractmethod

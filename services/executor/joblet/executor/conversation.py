@@ -32,9 +32,9 @@ class Conversation:
         self._answers: list[executor_pb2.OrderAnswer] = []
         self._news = asyncio.Event()
 
-    async def hold(self, requests: Requests, write: Write) -> None:
-        """Until it is cancelled. Raises InvalidArgument, and OutOfRange and FailedPrecondition as Journal.events."""
-        first = await anext(requests, None)
+    async def hold(self, first: executor_pb2.FollowRequest | None, requests: Requests, write: Write) -> None:
+        """Until it is cancelled; `requests` are those after the first. Raises InvalidArgument, and OutOfRange and
+        FailedPrecondition as Journal.events."""
         if first is None or first.after < 0:
             raise InvalidArgument("the first message must name the last event known, 0 or above", field="after")
         self._journal.acknowledge(first.after)

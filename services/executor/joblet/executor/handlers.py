@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from joblet.api import job_pb2
@@ -9,7 +10,8 @@ from joblet.api.internal import executor_pb2
 from joblet.api.internal.executor_pb2 import DESCRIPTOR
 from joblet.api.internal.executor_pb2_grpc import ExecutorServiceServicer
 from joblet.common.contents import Contents, TooLarge
-from joblet.common.errors import FailedPrecondition
+from joblet.common.errors import FailedPrecondition, Unavailable
+from joblet.common.framed import Line
 from joblet.common.roles import Role
 from joblet.common.rpc import Access, AccessTable
 from joblet.executor import wire
@@ -17,6 +19,7 @@ from joblet.executor.conversation import Conversation
 from joblet.executor.executor import Executor, NoExecutor
 from joblet.executor.feed import Feed
 from joblet.executor.journal import Journal
+from joblet.executor.locallines import LocalLines
 from joblet.executor.outputs import Outputs
 
 if TYPE_CHECKING:  # generic in the type stubs only
@@ -50,6 +53,7 @@ class JobsOfNode(ExecutorServiceServicer):
         contents: Contents,
         outputs: Outputs,
         default_max_processes: int,
+        lines: LocalLines,
     ) -> None:
         self._executor = executor
         self._journal = journal
@@ -57,6 +61,7 @@ class JobsOfNode(ExecutorServiceServicer):
         self._contents = contents
         self._outputs = outputs
         self._default_max_processes = default_max_processes
+        self._lines = lines
 
     async def StartJob(
         self, request: executor_pb2.StartJobRequest, context: "Context"
@@ -78,7 +83,19 @@ class JobsOfNode(ExecutorServiceServicer):
         self, request_iterator: AsyncIterator[executor_pb2.FollowRequest], context: "Context"
     ) -> None:
         conversation = Conversation(self._executor, self._journal, self._feed, self._default_max_processes)
-        await conversation.hold(request_iterator, context.write)
+        first = await anext(request_iterator, None)
+        sock = self._lines.take(first.ticket) if first is not None and first.ticket else None
+        await context.send_initial_metadata(())
+        if sock is None:
+            await conversation.hold(first, request_iterator, context.write)
+            return
+        line = await Line.over(sock)
+        try:
+            await conversation.hold(first, _requests(line), partial(_answer, line))
+        except ConnectionError as error:
+            raise Unavailable(f"the gateway is gone: {error}") from error
+        finally:
+            line.close()
 
     async def ForgetJob(
         self, request: executor_pb2.ForgetJobRequest, context: "Context"
@@ -118,3 +135,12 @@ class JobsOfNode(ExecutorServiceServicer):
         sizes = self._outputs.sizes(request.job_ids)
         kept = [executor_pb2.KeptOutputs(job_id=job_id, size_bytes=size) for job_id, size in sizes.items()]
         return executor_pb2.FindOutputsResponse(kept=kept)
+
+
+async def _requests(line: Line) -> AsyncIterator[executor_pb2.FollowRequest]:
+    while (message := await line.read()) is not None:
+        yield executor_pb2.FollowRequest.FromString(message)
+
+
+async def _answer(line: Line, response: executor_pb2.FollowResponse) -> None:
+    await line.write(response.SerializeToString())

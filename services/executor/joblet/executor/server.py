@@ -28,6 +28,7 @@ from joblet.executor.feed import Feed
 from joblet.executor.handlers import ACCESS, SERVICE, JobsOfNode
 from joblet.executor.journal import Journal
 from joblet.executor.launch import Node, OutputLimits
+from joblet.executor.locallines import LocalLines
 from joblet.executor.logs import LogStore
 from joblet.executor.machine import Machine
 from joblet.executor.outputs import Outputs
@@ -62,7 +63,10 @@ async def run(config: Config, prepared: Prepared, stop: asyncio.Event) -> None:
             outputs = Outputs(own.state_dir / "outputs", output_limits(config))
             executor = _executor(config, prepared, feed, contents, outputs, tasks, stack)
             rpc = RpcServer("executor", own.listen, own.tls, config.grpc, ACCESS, internal=True)
-            servicer = JobsOfNode(executor, prepared.journal, feed, contents, outputs, config.joblet.max_processes)
+            lines = stack.enter_context(closing(LocalLines(own.state_dir)))
+            servicer = JobsOfNode(
+                executor, prepared.journal, feed, contents, outputs, config.joblet.max_processes, lines
+            )
             rpc.add(SERVICE, add_ExecutorServiceServicer_to_server, servicer)
             port = await rpc.start()
             ready = await _tell_readiness(rpc, prepared.machine)

@@ -23,9 +23,10 @@ Answer = asyncio.Future[JobletError | None]
 class Conversation:
     """`send` and `events` run side by side, once; `start` may be called at any time in between."""
 
-    def __init__(self, call: Any, after: int) -> None:
+    """`call` is the long call (`joblet.gateway.locallines`), its first message sent."""
+
+    def __init__(self, call: Any) -> None:
         self._call = call
-        self._after = after
         self._unsent: list[executor_pb2.JobOrder] = []
         self._more = asyncio.Event()
         self._unanswered: dict[str, Answer] = {}
@@ -47,8 +48,7 @@ class Conversation:
             raise error
 
     async def send(self) -> None:
-        """Writes what there is to write. Raises what grpc raises when the call has ended."""
-        await self._call.write(executor_pb2.FollowRequest(after=self._after))
+        """Writes what there is to write. Raises what grpc raises when the call has ended, Unavailable likewise."""
         while True:
             await self._more.wait()
             self._more.clear()
@@ -56,7 +56,7 @@ class Conversation:
                 await self._call.write(executor_pb2.FollowRequest(orders=self._next()))
 
     async def events(self) -> AsyncIterator[Sequence[executor_pb2.JobEvent]]:
-        """Those of each message. Raises what grpc raises when the call has ended."""
+        """Those of each message. Raises as `send`."""
         async for message in self._call:
             for answer in message.answers:
                 self._settle(answer)

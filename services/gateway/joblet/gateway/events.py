@@ -26,6 +26,7 @@ from joblet.gateway.changes import Changes
 from joblet.gateway.conversation import Conversation
 from joblet.gateway.launch import Launches
 from joblet.gateway.link import UNANSWERED, Link
+from joblet.gateway.locallines import LocalLines
 from joblet.gateway.metrics import Metrics
 from joblet.gateway.store import attempts
 from joblet.gateway.store import events as event_queries
@@ -53,8 +54,11 @@ _log = log.get_logger(__name__)
 class Follower:
     """`follow` runs once per link, for every node."""
 
-    def __init__(self, database: Database, changes: Changes, launches: Launches, metrics: Metrics) -> None:
+    def __init__(
+        self, database: Database, changes: Changes, launches: Launches, lines: LocalLines, metrics: Metrics
+    ) -> None:
         self._database = database
+        self._lines = lines
         self._changes = changes
         self._launches = launches
         self._metrics = metrics
@@ -83,7 +87,7 @@ class Follower:
             link.full = False
             link.connected.set()
             self._changes.announce_room()
-            _log.info("node connected", nodeId=link.node.id, after=after)
+            _log.info("node connected", nodeId=link.node.id)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._events(link, after, todo))
                 tasks.create_task(self._resubmit(link))
@@ -143,18 +147,18 @@ class Follower:
     async def _events(self, link: Link, after: int, todo: "_Todo") -> None:
         """Applies what comes, one transaction for each message. Ends by raising: a stream of events never ends by
         itself."""
-        with link.conversation(after) as conversation:
-            sending = asyncio.create_task(_send(link, conversation), name="orders to a node")
-            try:
-                with link.errors():
+        try:
+            with link.errors(), link.conversation(await self._lines.follow(link, after)) as conversation:
+                sending = asyncio.create_task(_send(link, conversation), name="orders to a node")
+                try:
                     async for messages in conversation.events():
                         group = [decode(message) for message in messages]
                         self._publish(link, await self._database.write(event_queries.apply, link.node.id, group), todo)
-            except FailedPrecondition:
-                link.gap = True
-                raise
-            finally:
-                sending.cancel()
+                finally:
+                    sending.cancel()
+        except FailedPrecondition:
+            link.gap = True
+            raise
         raise link.unavailable("its events ended")
 
     def _publish(self, link: Link, applied: event_queries.Applied, todo: "_Todo") -> None:

@@ -67,9 +67,9 @@ class Link:
             raise self._named(error) from error
 
     @contextmanager
-    def conversation(self, after: int) -> Iterator[Conversation]:
-        """A long call that begins behind event `after`; while it is open, small orders go by it."""
-        conversation = Conversation(self.executor.Follow(), after)
+    def conversation(self, call: Any) -> Iterator[Conversation]:
+        """By a long call that has begun; until it is closed here, small orders go by it."""
+        conversation = Conversation(call)
         self._conversation = conversation
         try:
             yield conversation

@@ -22,6 +22,7 @@ from joblet.gateway.handlers import JobRpcs, RegistryRpcs, handlers_of
 from joblet.gateway.jobs import Jobs
 from joblet.gateway.launch import Launches
 from joblet.gateway.listing import Listings
+from joblet.gateway.locallines import LocalLines
 from joblet.gateway.localstream import LocalStreams
 from joblet.gateway.metrics import JobsByState, Metrics
 from joblet.gateway.nodes import Nodes
@@ -68,7 +69,8 @@ class Gateway:
         vault = Vault(config.gateway.secrets_key or database.directory / "secrets.key")
         self.uploads = Uploads(config.gateway, database)
         self.launches = Launches(database, vault, self.uploads, changes, counters)
-        follower = Follower(database, changes, self.launches, counters)
+        lines = LocalLines(config.gateway.executor_socket)
+        follower = Follower(database, changes, self.launches, lines, counters)
         self.nodes = Nodes(database, changes, config.gateway, config.grpc, follower.follow)
         self.queue = Queue(config.joblet, database, self.nodes, self.launches, changes, counters)
         self.schedule = Schedule(database, changes)

@@ -18,7 +18,7 @@ from joblet.api import job_pb2
 from joblet.api.internal import executor_pb2, executor_pb2_grpc, logstore_pb2, logstore_pb2_grpc, registry_pb2
 from joblet.api.internal.registry_pb2_grpc import RegistryServiceStub
 from joblet.api.job_pb2_grpc import JobServiceStub
-from joblet.common import rpc
+from joblet.common import framed, rpc
 from joblet.common.config import Config, GatewayConfig, JobletConfig, TlsFiles
 from joblet.common.errors import (
     FailedPrecondition,
@@ -95,12 +95,31 @@ class FakeNode:
         self.last_read = logstore_pb2.ReadLogsRequest()
         self.readers = 0  # calls of ReadLogs in progress
         self.senders: dict[str, socket.socket] = {}  # by ticket: where output goes that is not to go by the call
+        self.lines: socket.socket | None = None  # listens where the gateway looks for an executor of its machine
+        self.greetings: list[bytes] = []  # what comes there in place of an empty message; nothing at all: an end
+        self.followed: list[str] = []  # the way of each call of Follow
         self.impatient = 0  # so many ReadLogs end after one chunk, as for a reader that takes nothing
         self.work_bytes = 1024 * MIB
         self.executor_port = 0
         self.logstore_port = 0
         self._executor: RpcServer | None = None
         self._logstore: RpcServer | None = None
+
+    async def line(self, ticket: str) -> framed.Line | None:
+        """The connection that the ticket came by, too."""
+        if self.lines is not None and ticket:
+            sock, _ = self.lines.accept()
+            while sock.recv(100) != ticket.encode():  # of a call that failed
+                sock.close()
+                sock, _ = self.lines.accept()
+            sock.setblocking(False)
+            greeting = self.greetings.pop() if self.greetings else framed.EMPTY
+            if sock.send(greeting):
+                self.followed.append("socket")
+                return await framed.Line.over(sock)
+            sock.close()
+        self.followed.append("call")
+        return None
 
     async def up(self) -> None:
         if self._executor is None:
@@ -295,6 +314,24 @@ class _Executor(executor_pb2_grpc.ExecutorServiceServicer):
     ) -> None:
         node = self._node
         first = await anext(requests)
+        line = await node.line(first.ticket)
+        await context.send_initial_metadata(())
+        try:
+            if line is None:
+                await self._converse(first, requests, context.write)
+            else:
+                await self._converse(first, _requests(line), lambda news: line.write(news.SerializeToString()))
+        finally:
+            if line is not None:
+                line.close()
+
+    async def _converse(
+        self,
+        first: executor_pb2.FollowRequest,
+        requests: AsyncIterator[executor_pb2.FollowRequest],
+        write: Callable[[executor_pb2.FollowResponse], Awaitable[None]],
+    ) -> None:
+        node = self._node
         if first.after > node.last_sequence:
             raise OutOfRange(f"event {first.after} does not exist")
         if first.after + 1 < node.first_event:
@@ -303,7 +340,7 @@ class _Executor(executor_pb2_grpc.ExecutorServiceServicer):
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._take(requests, answers))
-                await self._tell(first.after + 1 - node.first_event, answers, context)
+                await self._tell(first.after + 1 - node.first_event, answers, write)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from group
 
@@ -321,7 +358,7 @@ class _Executor(executor_pb2_grpc.ExecutorServiceServicer):
                 answers.put_nowait(answer)
                 self._node.wake()
 
-    async def _tell(self, position: int, answers: asyncio.Queue[Any], context: Any) -> None:
+    async def _tell(self, position: int, answers: asyncio.Queue[Any], write: Callable[[Any], Awaitable[None]]) -> None:
         node = self._node
         while True:
             more = node.more
@@ -330,7 +367,7 @@ class _Executor(executor_pb2_grpc.ExecutorServiceServicer):
             while not answers.empty():
                 news.answers.append(answers.get_nowait())
             if news.answers or news.events:
-                await context.write(news)
+                await write(news)
             else:
                 await more.wait()
 
@@ -347,6 +384,11 @@ class _Executor(executor_pb2_grpc.ExecutorServiceServicer):
             del self._node.jobs[job_id]
             self._node.finished[job_id] = job
         return executor_pb2.ForgetJobResponse(kept=kept)
+
+
+async def _requests(line: framed.Line) -> AsyncIterator[executor_pb2.FollowRequest]:
+    while (message := await line.read()) is not None:
+        yield executor_pb2.FollowRequest.FromString(message)
 
 
 def _node_job(job: FakeJob) -> executor_pb2.NodeJob:
@@ -455,6 +497,7 @@ def configure(
             database=f"sqlite:///{directory}/gateway.db",
             node_lease_seconds=lease_seconds,
             logstore_socket=directory / "logstore.sock",
+            executor_socket=directory / "executor.sock",
             reader_timeout_seconds=reader_timeout_seconds,
         ),
     )
