@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -168,17 +167,24 @@ def test_every_question_has_its_index(database: Database, statement: Statement, 
     assert any(index in str(row) for row in plan), plan
 
 
-def test_kill_in_the_middle_of_a_transaction(url: str) -> None:
+def test_kill_in_the_middle_of_a_transaction(url: str, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    ) as child:
+    said = tmp_path / "stderr"  # a file: nothing that is printed there has to be read in time
+    with (
+        said.open("wb") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-c", WRITER, url],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment,
+        ) as child,
+    ):  # fmt: skip
         try:
             assert child.stdout is not None
-            assert child.stdout.readline() == b"in the middle\n"
+            first = child.stdout.readline()
+            code = None if first else child.wait(TIMEOUT_SECONDS)  # stdout has ended, and so does the child
         finally:
-            child.send_signal(signal.SIGKILL)
+            child.kill()
             child.wait(TIMEOUT_SECONDS)
+    assert first == b"in the middle\n", f"the writer ended with {code}, or printed something else: {said.read_text()}"
     with Database(url) as database:
         assert [job.id for job in asyncio.run(database.read(queries.page, 0, 10))] == ["committed"]
         assert asyncio.run(database.read(queries.contents_of, "committed")) == [b"content"]
