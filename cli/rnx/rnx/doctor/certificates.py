@@ -26,12 +26,13 @@ _OTHERS_MODE: Final = 0o077
 
 
 class Gap(Exception):
-    """The first thing wrong with a pair of files."""
+    """The first thing wrong with a pair of files; `absent` is the one of them that is not there."""
 
-    def __init__(self, found: str, cause: str) -> None:
+    def __init__(self, found: str, cause: str, absent: Path | None = None) -> None:
         super().__init__(found)
         self.found = found
         self.cause = cause
+        self.absent = absent
 
 
 def of_config(config: Config, now: datetime, caller: Caller) -> Iterator[Finding]:
@@ -60,7 +61,8 @@ def one(files: TlsFiles, services: Sequence[str], now: datetime, caller: Caller)
             return unknown(check, caller, FILES)
         return failed(check, f"{error.filename}: permission denied", cause="the file is protected", cure=_look(files))
     except Gap as gap:
-        return failed(check, gap.found, cause=gap.cause, cure=_cure(files))
+        cure = _cure(files) if gap.absent is None else _cure_of_absence(gap.absent, files, services)
+        return failed(check, gap.found, cause=gap.cause, cure=cure)
     return _careful(check, files, ends, now)
 
 
@@ -81,9 +83,10 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise Gap(f"{path} does not exist", "the configuration names a file that is not there") from error
+        cause = "the configuration, or its default, names a file that is not there"
+        raise Gap(f"{path} does not exist", cause, path) from error
     except (IsADirectoryError, NotADirectoryError) as error:
-        raise Gap(f"{path} is no file", "the configuration names something else") from error
+        raise Gap(f"{path} is no file", "the configuration, or its default, names something else", path) from error
 
 
 def _check_key(files: TlsFiles, certificate: "x509.Certificate") -> None:
@@ -167,6 +170,15 @@ def _cure(files: TlsFiles) -> str:
     return (
         f"`rnx certs show {files.cert}` shows what is there; `rnx local up` renews its own, otherwise"
         f" `rnx certs init --dir NEW` makes a new set, to be copied to {directory} on every machine"
+    )
+
+
+def _cure_of_absence(path: Path, files: TlsFiles, services: Sequence[str]) -> str:
+    keys = ", ".join(f"{service}.tls" for service in services)
+    return (
+        f"name the right file in the configuration ({keys}), or put {path.name} there: `rnx certs init --dir NEW` makes"
+        f" a new set, to be copied to {files.cert.parent} on every machine; that of an `rnx local` it makes itself when"
+        " it is started"
     )
 
 

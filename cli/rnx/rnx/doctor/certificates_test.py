@@ -117,6 +117,16 @@ def test_each_file_is_named(files: TlsFiles, name: str, spoil: Callable[[Path], 
     assert finding.found.startswith(f"{path}{text}")
 
 
+@pytest.mark.parametrize("name", ["ca", "cert", "key"])
+def test_a_file_that_is_not_there_is_not_to_be_looked_at(files: TlsFiles, name: str) -> None:
+    path: Path = getattr(files, name)
+    path.unlink()
+    finding = look(files)
+    assert finding.cure.startswith("name the right file in the configuration (executor.tls, logstore.tls), or ")
+    assert f"put {path.name} there" in finding.cure
+    assert "rnx certs show" not in finding.cure
+
+
 def test_files_that_services_share_are_told_once(files: TlsFiles, tmp_path: Path, ca: KeyPair) -> None:
     own = TlsFiles(files.ca, tmp_path / "g.pem", tmp_path / "g-key.pem")
     pki.write_pair(pki.issue(ca, "gateway", Role.GATEWAY), own.cert, own.key)

@@ -58,11 +58,20 @@ def subject(file: Path | None, directory: Path | None) -> Subject:
     try:
         return Subject(configuration.load(wanted), wanted.resolve(), ok("configuration", str(wanted)))
     except ConfigError as error:
-        cure = f"correct {wanted}"
-        if directory is not None and not wanted.exists():
-            cure = f"`rnx local up --dir {directory}` writes it"
-        gap = failed("configuration", f"{wanted} cannot be used", cause="; ".join(error.problems), cure=cure)
-        return Subject(Config(), None, gap)
+        cause, cure = "; ".join(error.problems), _cure(wanted, directory)
+        return Subject(Config(), None, failed("configuration", f"{wanted} cannot be used", cause=cause, cure=cure))
+
+
+def _cure(file: Path, directory: Path | None) -> str:
+    """Of a configuration that cannot be used."""
+    if os.path.isfile(file) and os.access(file, os.R_OK):  # noqa: PTH113 - False, too, where it may not be looked for
+        return f"change in {file} what the cause names; deploy/joblet-config.yml has every key with its default"
+    if directory is not None:
+        return f"`rnx local up --dir {directory}` writes it"
+    return (
+        "give --config-file the file that this node's services are started with, or --dir the directory of an"
+        f" `rnx local`; without either, {configuration.DEFAULT_PATH} is examined if it is there, else the defaults"
+    )
 
 
 def examine(what: Subject) -> Iterator[Finding]:

@@ -58,6 +58,15 @@ def test_a_bad_configuration_is_a_finding_with_every_fault(tmp_path: Path) -> No
     assert (found.file, found.finding.status) == (None, Status.FAILED)
     assert "gateway.listen" in found.finding.cause
     assert "executor.stateDri" in found.finding.cause
+    assert found.finding.cure.startswith(f"change in {file} what the cause names; ")
+
+
+@pytest.mark.parametrize("name", ["absent.yml", ".", "file/below.yml"])
+def test_a_configuration_that_is_not_there(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    finding = examination.subject(tmp_path / name, None).finding
+    assert (finding.status, finding.found) == (Status.FAILED, f"{tmp_path / name} cannot be used")
+    assert finding.cure.startswith("give --config-file the file that this node's services are started with, or --dir ")
 
 
 def test_the_directories_of_the_configuration_are_looked_at(tmp_path: Path) -> None:
