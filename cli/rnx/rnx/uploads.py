@@ -21,7 +21,7 @@ import click
 
 from joblet.common.errors import FailedPrecondition
 from rnx import treescan
-from rnx.errors import BadUsage
+from rnx.errors import BadUsage, NoAnswer
 from rnx.params import INLINE_BYTES
 from rnx.treescan import Tree
 
@@ -102,14 +102,28 @@ def run(client: "Client", request: "RunJobReq", sources: Sequence[Source]) -> "G
     request.uploads.extend(named(sources))
     seconds = CALL_SECONDS + patience_seconds(sources)
     try:
-        return client.call_repeatable(lambda stub: stub.RunJob, request, timeout_seconds=seconds).job
+        return _ask(client, request, seconds)
     except FailedPrecondition as error:
         if error.field != "uploads":
             raise
     for source, upload in zip(sources, request.uploads, strict=True):
         if isinstance(source, Large):
             _send(client, source, upload.digest)
-    return client.call_repeatable(lambda stub: stub.RunJob, request, timeout_seconds=seconds).job
+    return _ask(client, request, seconds)
+
+
+def _ask(client: "Client", request: "RunJobReq", timeout_seconds: float) -> "GetJobStatusRes":
+    """Without an answer nobody here knows whether there is a job: that is said."""
+    from rnx import waiting
+
+    try:
+        with waiting.unanswered_on_interrupt(request.requestId, lambda text: click.echo(text, err=True)):
+            return client.call_repeatable(lambda stub: stub.RunJob, request, timeout_seconds=timeout_seconds).job
+    except NoAnswer as error:
+        hint = (
+            f"the job may have been accepted, or not; `{waiting.again(request.requestId)}` gives it, or starts it now"
+        )
+        raise NoAnswer(error.message, hint=hint) from error
 
 
 def _send(client: "Client", source: Large, digest: str) -> None:

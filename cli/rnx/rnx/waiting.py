@@ -12,6 +12,7 @@
 A lost connection is looked for again: the job does not notice, so neither should who waits for it.
 """
 
+import shlex
 import signal
 import threading
 import time
@@ -64,6 +65,26 @@ def until_end(client: "Client", job_id: str, deadline: float | None = None) -> "
             return job
         if deadline is not None and time.monotonic() >= deadline:
             raise StillRunning(f"job {job.uuid} has not ended yet (current status: {job.status})")
+
+
+@contextmanager
+def unanswered_on_interrupt(request_id: str, say: Say) -> Iterator[None]:
+    """Ctrl+C before RunJob is answered: says that there may be a job, and how to find out, and lets the interrupt
+    pass."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("\nLeft before the gateway had answered: the job may have been accepted, or not.")
+        say("  rnx job list -o table --limit 10    # the newest jobs: it is among them or not")
+        say(f"  {again(request_id)}    # the same command once more: gives that job, or starts it now")
+        raise
+
+
+def again(request_id: str) -> str:
+    """The beginning of the command that asks the same once more, for a terminal."""
+    from rnx import output
+
+    return output.printable(f"rnx job run --request-id={shlex.quote(request_id)} ...")
 
 
 @contextmanager

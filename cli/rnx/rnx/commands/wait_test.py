@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from joblet.api import job_pb2 as api
+from rnx import client
 from rnx.conftest import ENDED, JOB_ID, Gateway, Rnx, a_job
 
 # A shell that starts tests in the background has them ignore SIGINT, and what they start inherits that.
@@ -124,6 +125,50 @@ def test_failures_of_rnx_are_not_taken_for_the_jobs(rnx: Rnx, gateway: Gateway) 
     assert rnx(*gateway.flags, "wait", "--server=127.0.0.1:1", "f47a").code == 125
     assert rnx(*gateway.flags, "run", "--server=127.0.0.1:1", "--wait", "true").code == 125
     assert rnx(*gateway.flags, "run", "--server=127.0.0.1:1", "true", "--wait").code == 3
+
+
+@pytest.mark.parametrize("arguments", [("true",), ("--wait", "true"), ("--follow", "--stop-on-interrupt", "true")])
+def test_ctrl_c_before_there_is_an_answer(gateway: Gateway, arguments: tuple[str, ...]) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def asking(_: object) -> None:
+        asked.set()
+        answer.wait(120)
+
+    gateway.on_request = asking
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [*RNX, *gateway.flags, "run", "--request-id=it's mine", *arguments],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert asked.wait(120)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    finally:
+        answer.set()
+        process.kill()
+        process.wait()
+    assert (process.returncode, out) == (130, b"")
+    assert b"the job may have been accepted, or not." in err
+    assert b"rnx job list" in err
+    assert b"""rnx job run --request-id='it'"'"'s mine' ...""" in err
+    assert [type(request) for request in gateway.requests] == [api.RunJobReq]
+
+
+def test_no_answer_in_time(rnx: Rnx, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = threading.Event()
+    gateway.on_request = lambda _: answer.wait(120)
+    monkeypatch.setattr(client, "CALL_SECONDS", 0.5)
+    try:
+        result = rnx(*gateway.flags, "run", "--request-id=mine", "true")
+    finally:
+        answer.set()
+    assert result.code == 3
+    assert result.err == (
+        f"Error: no answer from {gateway.address} within 0.5 s\n"
+        "Hint: the job may have been accepted, or not; `rnx job run --request-id=mine ...` gives it, or starts it now\n"
+    )
 
 
 def test_stop_on_interrupt_goes_with_waiting(rnx: Rnx, gateway: Gateway) -> None:
