@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from joblet.api import job_pb2
 from joblet.api.internal import executor_pb2
 from joblet.common import log
 from joblet.common.errors import FailedPrecondition, Internal, JobletError, NotFound
@@ -34,7 +33,6 @@ from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store import nodes as node_queries
 from joblet.gateway.store.database import Database
 from joblet.gateway.store.events import Ended, Event, Started
-from joblet.gateway.store.model import Attestation, Usage
 
 LIST_SECONDS = 10.0
 FORGET_SECONDS = 10.0
@@ -278,10 +276,7 @@ def decode_snapshot(job: executor_pb2.NodeJob) -> list[Event]:
 
 
 def _started(started: executor_pb2.JobStarted) -> Started:
-    attestation = None
-    if started.HasField("attestation"):
-        time_ns = started.attestation.time.seconds * NS_PER_SECOND + started.attestation.time.nanos
-        attestation = Attestation(time_ns, dict(started.attestation.facts))
+    attestation = started.attestation.SerializeToString() if started.HasField("attestation") else None
     return Started(tuple(started.not_isolated), attestation)
 
 
@@ -297,22 +292,8 @@ def _ended(outcome: executor_pb2.Outcome) -> Ended:
         message=outcome.message,
         started_ns=outcome.started_ns,
         ended_ns=outcome.ended_ns,
-        usage=_usage(outcome.usage) if outcome.HasField("usage") else None,
+        usage=outcome.usage.SerializeToString() if outcome.HasField("usage") else None,
         output_bytes=outcome.output_bytes,
-    )
-
-
-def _usage(usage: job_pb2.Usage) -> Usage:
-    return Usage(
-        cpu_user_seconds=usage.cpuUserSeconds,
-        cpu_system_seconds=usage.cpuSystemSeconds,
-        peak_memory_bytes=usage.peakMemoryBytes,
-        io_read_bytes=usage.ioReadBytes,
-        io_write_bytes=usage.ioWriteBytes,
-        wall_seconds=usage.wallSeconds,
-        oom_kills=usage.oomKills,
-        voluntary_context_switches=usage.voluntaryContextSwitches,
-        involuntary_context_switches=usage.involuntaryContextSwitches,
     )
 
 

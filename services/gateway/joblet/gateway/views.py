@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from joblet.api import job_pb2
 from joblet.common.states import JobState
 from joblet.common.units import NS_PER_SECOND, rfc3339
 from joblet.gateway.placement import Line, Why
-from joblet.gateway.store.model import Attempt, Attestation, Job, Usage, output_known
+from joblet.gateway.store.model import Attempt, Job, output_known
 
 MASK = "***"
 
@@ -51,9 +49,9 @@ def status(job: Job) -> job_pb2.GetJobStatusRes:
             digest=upload.digest, linkTarget=upload.link_target,
         )  # fmt: skip
     if job.usage is not None:
-        message.usage.CopyFrom(usage(job.usage))
+        message.usage.MergeFromString(job.usage)
     if job.attestation is not None:
-        message.attestation.CopyFrom(attestation(job.attestation))
+        message.attestation.MergeFromString(job.attestation)
     return message
 
 
@@ -154,22 +152,3 @@ def placed(old: bytes, state: JobState, node_id: str, *, cpu_percent: int, memor
 
 def masked(names: Iterable[str]) -> dict[str, str]:
     return dict.fromkeys(names, MASK)
-
-
-def usage(used: Usage) -> job_pb2.Usage:
-    return job_pb2.Usage(
-        cpuUserSeconds=used.cpu_user_seconds,
-        cpuSystemSeconds=used.cpu_system_seconds,
-        peakMemoryBytes=used.peak_memory_bytes,
-        ioReadBytes=used.io_read_bytes,
-        ioWriteBytes=used.io_write_bytes,
-        wallSeconds=used.wall_seconds,
-        oomKills=used.oom_kills,
-        voluntaryContextSwitches=used.voluntary_context_switches,
-        involuntaryContextSwitches=used.involuntary_context_switches,
-    )
-
-
-def attestation(read_back: Attestation) -> job_pb2.Attestation:
-    time = Timestamp(seconds=read_back.time_ns // NS_PER_SECOND, nanos=read_back.time_ns % NS_PER_SECOND)
-    return job_pb2.Attestation(time=time, facts=read_back.facts)

@@ -1,6 +1,7 @@
 """The database itself: migrations, indices, files, and what kill -9 leaves of a transaction."""
 
 import asyncio
+import json
 import os
 import stat
 import subprocess
@@ -14,10 +15,13 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import Connection, create_engine, text
 
+from joblet.api import job_pb2
 from joblet.common.errors import ConfigError, Unavailable
 from joblet.common.states import JobState
+from joblet.gateway import views
 from joblet.gateway.store import jobs as queries
 from joblet.gateway.store import listing, migrations, queue
 from joblet.gateway.store.database import Database
@@ -79,6 +83,35 @@ def test_listings_and_needs_are_made_for_the_jobs_there_are(url: str) -> None:
         asyncio.run(upgraded.read(check_listings))
         (job,) = asyncio.run(upgraded.read(queries.page, 0, 10))
         assert (job.need_cpu_percent, job.need_memory_mb, job.queued_ns, job.wanted_node) == (100, 512, 7, "")
+
+
+def test_what_nodes_said_of_their_jobs_is_shown_as_before(url: str) -> None:
+    used = {
+        "cpu_user_seconds": 0.1, "cpu_system_seconds": 0.2, "peak_memory_bytes": 3, "io_read_bytes": 4,
+        "io_write_bytes": 5, "wall_seconds": 0.6, "oom_kills": 7, "voluntary_context_switches": 8,
+        "involuntary_context_switches": 9,
+    }  # fmt: skip
+    facts = {"CapEff": "0", "ns.pid": "5"}
+    read_back = json.dumps({"time_ns": 3 * 10**9 + 4, "facts": facts})
+    rows = {"a": (json.dumps(used), read_back), "b": (json.dumps(used), None), "c": (None, None)}
+    with _at_revision(url, "0010") as connection:
+        for job_id, (usage, attestation) in rows.items():
+            values = job_values(
+                job_id, usage=usage, attestation=attestation, state="COMPLETED",
+                **dict.fromkeys(("args", "secret_names", "uploads", "not_isolated", "no_retry_codes", "outputs"), "[]"),
+                **dict.fromkeys(("environment", "labels"), "{}"),
+            )  # fmt: skip
+            names = ", ".join(values)
+            marks = ", ".join("?" * len(values))
+            connection.exec_driver_sql(f"INSERT INTO jobs ({names}) VALUES ({marks})", tuple(values.values()))
+    with Database(url) as upgraded:
+        a, b, c = (views.status(job) for job in asyncio.run(upgraded.read(queries.page, 0, 10)))
+    assert a.usage == b.usage == job_pb2.Usage(
+        cpuUserSeconds=0.1, cpuSystemSeconds=0.2, peakMemoryBytes=3, ioReadBytes=4, ioWriteBytes=5, wallSeconds=0.6,
+        oomKills=7, voluntaryContextSwitches=8, involuntaryContextSwitches=9,
+    )  # fmt: skip
+    assert a.attestation == job_pb2.Attestation(time=Timestamp(seconds=3, nanos=4), facts=facts)
+    assert not any((b.HasField("attestation"), c.HasField("attestation"), c.HasField("usage")))
 
 
 @contextmanager

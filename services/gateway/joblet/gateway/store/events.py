@@ -19,7 +19,6 @@ from joblet.gateway import views
 from joblet.gateway.store import attempts
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store import nodes as node_queries
-from joblet.gateway.store.model import Attestation, Usage
 from joblet.gateway.store.schema import jobs
 from joblet.gateway.store.statement import Statement
 
@@ -29,7 +28,7 @@ class Started:
     """The command is executing."""
 
     not_isolated: tuple[str, ...]
-    attestation: Attestation | None
+    attestation: bytes | None  # as in store.model.Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Ended:
     message: str
     started_ns: int
     ended_ns: int
-    usage: Usage | None
+    usage: bytes | None
     output_bytes: int
 
 

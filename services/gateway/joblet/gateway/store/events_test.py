@@ -16,11 +16,11 @@ from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store import nodes as node_queries
 from joblet.gateway.store.database import Database
 from joblet.gateway.store.events import Applied, Ended, Event, Started
-from joblet.gateway.store.model import Attestation, Job, Usage
+from joblet.gateway.store.model import Job
 from joblet.gateway.store.testing import check_listings, description, job_values
 
-STARTED = Started(("network: host",), Attestation(5, {"CapEff": "0"}))
-USAGE = Usage(0.1, 0.2, 3, 4, 5, 0.6, 7, 8, 9)
+STARTED = Started(("network: host",), b"attestation")
+USAGE = b"usage"
 
 
 def ended(state: JobState = JobState.COMPLETED, exit_code: int = 0, **fields: Any) -> Ended:

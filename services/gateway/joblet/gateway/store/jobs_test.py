@@ -12,7 +12,7 @@ from joblet.common.errors import JobNotFound
 from joblet.common.states import IllegalTransition, JobState, Reason
 from joblet.gateway.store import jobs as queries
 from joblet.gateway.store.database import Database
-from joblet.gateway.store.model import Attestation, Job, Node, Upload, Usage
+from joblet.gateway.store.model import Job, Node, Upload
 from joblet.gateway.store.schema import jobs, nodes
 from joblet.gateway.store.testing import check_listings, job_values
 
@@ -38,11 +38,10 @@ def test_columns_are_the_fields_of_the_models() -> None:
 
 
 def test_everything_comes_back_as_it_was(connection: Connection) -> None:
-    usage = Usage(0.1, 0.2, 3, 4, 5, 0.6, 7, 8, 9)
     inserted = insert(
         connection, A, request_id="r", request_digest="d", args=("a", "é\n"), environment={"A": "1"},
         secret_names=("T",), uploads=(Upload("a/b", 0o644, 3, False), Upload("d", 0o755, 0, True)),
-        labels={"k": "v"}, not_isolated=("network: host",), usage=usage, attestation=Attestation(5, {"CapEff": "0"}),
+        labels={"k": "v"}, not_isolated=("network: host",), usage=b"u\0", attestation=b"a\xff",
         io_bytes_per_second=2**40, state=JobState.RUNNING, acknowledged=True,
     )  # fmt: skip
     assert queries.find(connection, A) == inserted

@@ -26,29 +26,6 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """What a job used from start to end."""
-
-    cpu_user_seconds: float
-    cpu_system_seconds: float
-    peak_memory_bytes: int
-    io_read_bytes: int
-    io_write_bytes: int
-    wall_seconds: float
-    oom_kills: int
-    voluntary_context_switches: int
-    involuntary_context_switches: int
-
-
-@dataclass(frozen=True, slots=True)
-class Attestation:
-    """What the executor read back from outside before the command ran."""
-
-    time_ns: int
-    facts: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
     """One job. The order of the fields is that of the columns of `schema.jobs`."""
 
@@ -83,8 +60,8 @@ class Job:
     timeout_seconds: int
     labels: Mapping[str, str]
     not_isolated: tuple[str, ...]
-    usage: Usage | None
-    attestation: Attestation | None
+    usage: bytes | None  # a job_pb2.Usage as its node sent it; nobody here looks inside
+    attestation: bytes | None  # a job_pb2.Attestation, likewise
     wanted_node: str  # the only node it may run on, "" for any
     rank: int  # of those that wait, the smallest goes first: the priority, negated
     queued_ns: int  # since when it waits or has waited for room

@@ -4,9 +4,9 @@ Composite values are JSON. `jobs_active` keeps the two questions of every RunJob
 it, and which of them it should know. `jobs_waiting` is the queue: for each node that jobs may be bound to (and for "",
 any node) those that wait, in their order; `jobs_due` is the schedule.
 
-`listing` is a job's entry in the answer to ListJobs, as it goes over the wire (`joblet.gateway.views.entry`): whatever
-changes what it shows changes it in the same statement. Ids are compared bytewise, so that a prefix is a range of the
-primary index.
+What goes on as it came is stored as it goes over the wire: `usage` and `attestation`, a node's words on a job. So is
+`listing`, a job's entry in the answer to ListJobs (`joblet.gateway.views.entry`): whatever changes what it shows
+changes it in the same statement. Ids are compared bytewise, so that a prefix is a range of the primary index.
 """
 
 import json
@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from joblet.common.states import JobState
-from joblet.gateway.store.model import Attestation, NodeState, Upload, Usage
+from joblet.gateway.store.model import NodeState, Upload
 
 metadata = MetaData(
     naming_convention={
@@ -94,26 +94,6 @@ class Uploads(Json):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return tuple(Upload(*fields) for fields in _decode(value) or ())
-
-
-class UsageJson(Json):
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else _encode({name: getattr(value, name) for name in Usage.__slots__})
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else Usage(**json.loads(value))
-
-
-class AttestationJson(Json):
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else _encode({"time_ns": value.time_ns, "facts": dict(value.facts)})
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else Attestation(**json.loads(value))
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # json.dumps makes a new one at every call
@@ -196,8 +176,8 @@ jobs = Table(
     Column("timeout_seconds", BigInteger, nullable=False),
     Column("labels", Json, nullable=False),
     Column("not_isolated", Texts, nullable=False),
-    Column("usage", UsageJson),
-    Column("attestation", AttestationJson),
+    Column("usage", LargeBinary),
+    Column("attestation", LargeBinary),
     Column("wanted_node", Text, nullable=False, server_default=text("''")),
     Column("rank", Integer, nullable=False, server_default=text("0")),
     Column("queued_ns", BigInteger, nullable=False, server_default=text("0")),
