@@ -159,4 +159,4 @@ def test_the_executor_gets_bytes_secrets_and_contents() -> None:
     assert [(u.path, u.content, u.mode, u.size) for u in message.uploads] == [("a", b"abc", 0o644, 3)]
     assert (message.timeout_seconds, message.profile, message.request_id) == (3600, "default", "r")
     with pytest.raises(ValueError, match="argument 2 is shorter"):
-        spec.executor_spec(replace(job), given.secrets, ())
+        spec.executor_spec(job, given.secrets, ())

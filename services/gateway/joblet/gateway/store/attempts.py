@@ -6,7 +6,7 @@ that a node says is led back to its job here.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
@@ -98,7 +98,7 @@ def by_executions(connection: Connection, ids: Iterable[str]) -> dict[str, Job]:
         if known is None:
             continue
         job = job_queries.get(connection, known[0])
-        found[execution_id] = job if known[1] else replace(job, state=JobState.FAILED, reason=Reason.EXIT)
+        found[execution_id] = job if known[1] else job._replace(state=JobState.FAILED, reason=Reason.EXIT)
     return found
 
 
@@ -166,8 +166,8 @@ def all_of(connection: Connection, job: Job) -> list[Job]:
 
 
 def _as_it_was(job: Job, attempt: Attempt) -> Job:
-    return replace(
-        job, node_id=attempt.node_id, execution_id=attempt.execution_id, attempt=attempt.number, state=attempt.state,
+    return job._replace(
+        node_id=attempt.node_id, execution_id=attempt.execution_id, attempt=attempt.number, state=attempt.state,
         reason=attempt.reason, message=attempt.message, exit_code=attempt.exit_code, signal=attempt.signal,
         started_ns=attempt.started_ns, ended_ns=attempt.ended_ns, output_bytes=attempt.output_bytes,
     )  # fmt: skip

@@ -98,7 +98,7 @@ def find(connection: Connection, wanted: str) -> Job:
         return job
     if not is_prefix(low):
         raise JobNotFound(wanted, hint=f"an id, or at least {MIN_PREFIX_LENGTH} characters of its beginning")
-    found = [Job(*row) for row in _BY_PREFIX.rows(connection, {"low": low, "high": low + "g"})]
+    found = [Job._make(row) for row in _BY_PREFIX.rows(connection, {"low": low, "high": low + "g"})]
     if not found:
         raise JobNotFound(wanted)
     if len(found) > 1:
@@ -125,12 +125,12 @@ def get(connection: Connection, job_id: str) -> Job:
 
 def _by_id(connection: Connection, job_id: str) -> Job | None:
     row = _BY_ID.first(connection, {"job_id": job_id})
-    return None if row is None else Job(*row)
+    return None if row is None else Job._make(row)
 
 
 def by_request(connection: Connection, request_id: str) -> Job | None:
     row = _BY_REQUEST.first(connection, {"wanted": request_id})
-    return None if row is None else Job(*row)
+    return None if row is None else Job._make(row)
 
 
 def insert_job(
@@ -138,25 +138,25 @@ def insert_job(
 ) -> Job:
     """Stores a new job, with its secrets if there are any. Raises RequestTaken when its request id is known: the unique
     index decides that in this very transaction, not a question before it."""
-    listing = views.entry(Job(sequence=0, **values))
+    job = Job(sequence=0, **values)
     try:
-        ((sequence,),) = _INSERT.rows(connection, {**values, "listing": listing})
+        ((sequence,),) = _INSERT.rows(connection, {**values, "listing": views.entry(job)})
     except IntegrityError as error:
         raise RequestTaken from error
     for number, content in enumerate(contents):
         _INSERT_PAYLOAD.run(connection, {"job_id": values["id"], "number": number, "content": content})
     if sealed:
         _INSERT_PAYLOAD.run(connection, {"job_id": values["id"], "number": SEALED, "content": sealed})
-    return Job(sequence=sequence, **values)
+    return job._replace(sequence=sequence)
 
 
 def page(connection: Connection, after: int, count: int) -> list[Job]:
     """At most `count` jobs in order of submission, beginning behind sequence number `after`."""
-    return [Job(*row) for row in _AFTER.rows(connection, {"after": after, "count": count})]
+    return [Job._make(row) for row in _AFTER.rows(connection, {"after": after, "count": count})]
 
 
 def active_of(connection: Connection, node_id: str) -> list[Job]:
-    return [Job(*row) for row in _ACTIVE_OF.rows(connection, {"node": node_id})]
+    return [Job._make(row) for row in _ACTIVE_OF.rows(connection, {"node": node_id})]
 
 
 def by_ids(connection: Connection, ids: Iterable[str]) -> dict[str, Job]:

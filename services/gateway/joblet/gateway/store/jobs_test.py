@@ -33,7 +33,7 @@ def insert(connection: Connection, job_id: str, *contents: bytes, **values: Any)
 
 
 def test_columns_are_the_fields_of_the_models() -> None:
-    assert [column.name for column in jobs.columns] == [*(field.name for field in fields(Job)), "listing"]
+    assert [column.name for column in jobs.columns] == [*Job._fields, "listing"]
     assert [column.name for column in nodes.columns] == [field.name for field in fields(Node)]
 
 

@@ -10,7 +10,7 @@ changes it in the same statement. Ids are compared bytewise, so that a prefix is
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import (
@@ -52,8 +52,8 @@ class StateText(TypeDecorator[JobState]):
     def process_bind_param(self, value: JobState | None, dialect: Dialect) -> str | None:
         return None if value is None else value.value
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> JobState | None:
-        return None if value is None else _STATES[value]
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        return _STATES.__getitem__
 
 
 class NodeStateText(TypeDecorator[NodeState]):
@@ -65,16 +65,19 @@ class NodeStateText(TypeDecorator[NodeState]):
 
 
 class Json(TypeDecorator[Any]):
-    """JSON text; the empty object and the empty list cost no parsing."""
+    """JSON text; the empty object and the empty list cost no parsing.
+
+    The processors themselves, not TypeDecorator's hooks, which put two calls around each value.
+    """
 
     impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else _encode(value)
+    def bind_processor(self, dialect: Dialect) -> Any:
+        return _encode
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return _decode(value)
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        return _decode
 
 
 class Texts(Json):
@@ -82,40 +85,48 @@ class Texts(Json):
 
     cache_ok = True
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return tuple(_decode(value) or ())
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        return _decode_tuple
 
 
 class Uploads(Json):
     cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return _encode([[u.path, u.mode, u.size, u.is_directory, u.digest, u.link_target] for u in value])
+    def bind_processor(self, dialect: Dialect) -> Any:
+        return _encode_uploads
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return tuple(Upload(*fields) for fields in _decode(value) or ())
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        return _decode_uploads
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))  # json.dumps makes a new one at every call
 
 
-def _encode(value: Any) -> str:
-    if not value:
-        return "{}" if isinstance(value, Mapping) else "[]"
-    return _ENCODER.encode(value)
-
-
 _STATES = {state.value: state for state in JobState}
 
 
+def _encode(value: Any) -> str | None:
+    if value:
+        return _ENCODER.encode(value)
+    return None if value is None else "{}" if value == {} else "[]"
+
+
 def _decode(value: str | None) -> Any:
-    if value is None:
-        return None
     if value == "{}":
         return {}
-    if value == "[]":
-        return []
-    return json.loads(value)
+    return None if value is None else json.loads(value)
+
+
+def _decode_tuple(value: str) -> tuple[Any, ...]:
+    return () if value == "[]" else tuple(json.loads(value))
+
+
+def _encode_uploads(uploads: Iterable[Upload]) -> str | None:
+    return _encode([[u.path, u.mode, u.size, u.is_directory, u.digest, u.link_target] for u in uploads])
+
+
+def _decode_uploads(value: str) -> tuple[Upload, ...]:
+    return () if value == "[]" else tuple(Upload(*fields) for fields in json.loads(value))
 
 
 nodes = Table(
