@@ -17,7 +17,6 @@ def status(job: Job) -> job_pb2.GetJobStatusRes:
         uuid=job.id,
         name=job.name,
         command=job.command,
-        args=job.args,
         maxCPU=job.cpu_percent,
         cpuCores=job.cpu_cores,
         maxMemory=job.memory_mb,
@@ -26,8 +25,6 @@ def status(job: Job) -> job_pb2.GetJobStatusRes:
         startTime=rfc3339(job.started_ns or job.submitted_ns),
         endTime=rfc3339(job.ended_ns),
         exitCode=job.exit_code,
-        environment=job.environment,
-        secret_environment=masked(job.secret_names),
         network=job.network,
         workDir=job.work_dir,
         nodeId=job.node_id,
@@ -36,13 +33,15 @@ def status(job: Job) -> job_pb2.GetJobStatusRes:
         signal=job.signal,
         timeoutSeconds=job.timeout_seconds,
         requestId=job.request_id or "",
-        labels=job.labels,
         maxProcesses=job.max_processes,
-        notIsolated=job.not_isolated,
-        outputs=job.outputs,
         priority=job.priority,
         scheduledTime=rfc3339(job.due_ns),
     )
+    _add_composites(message, job)
+    if job.not_isolated:
+        message.notIsolated.extend(job.not_isolated)
+    if job.outputs:
+        message.outputs.extend(job.outputs)
     for upload in job.uploads:
         message.uploads.add(
             path=upload.path, mode=upload.mode, size=upload.size, isDirectory=upload.is_directory,
@@ -96,11 +95,10 @@ def _attempt(number: int, attempt: Attempt | Job) -> job_pb2.JobAttempt:
 
 def listed(job: Job) -> job_pb2.Job:
     """One entry of ListJobs. Its maxIOBPS is 32 bits wide; a configured default above that is shown as the largest."""
-    return job_pb2.Job(
+    message = job_pb2.Job(
         id=job.id,
         name=job.name,
         command=job.command,
-        args=job.args,
         maxCPU=job.cpu_percent,
         cpuCores=job.cpu_cores,
         maxMemory=job.memory_mb,
@@ -109,15 +107,26 @@ def listed(job: Job) -> job_pb2.Job:
         startTime=rfc3339(job.started_ns or job.submitted_ns),
         endTime=rfc3339(job.ended_ns),
         exitCode=job.exit_code,
-        environment=job.environment,
-        secret_environment=masked(job.secret_names),
         nodeId=job.node_id,
         reason=job.reason,
         message=job.message,
-        labels=job.labels,
         priority=job.priority,
         scheduledTime=rfc3339(job.due_ns),
     )
+    _add_composites(message, job)
+    return message
+
+
+def _add_composites(message: job_pb2.GetJobStatusRes | job_pb2.Job, job: Job) -> None:
+    """Those that are empty are left alone: an empty map takes as long to give as four plain fields."""
+    if job.args:
+        message.args.extend(job.args)
+    if job.environment:
+        message.environment.update(job.environment)
+    if job.secret_names:
+        message.secret_environment.update(masked(job.secret_names))
+    if job.labels:
+        message.labels.update(job.labels)
 
 
 def entry(job: Job) -> bytes:
