@@ -10,14 +10,16 @@ Whoever leaves the `spawn` block closes the control socket: a command that was n
 run (also when the executor dies), and init with it.
 """
 
+import asyncio
 import functools
 import os
 import resource
 import select
 import signal
 import socket
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -46,7 +48,6 @@ from joblet.executor.jobspec import (
 )
 from joblet.executor.logs import LogFiles
 from joblet.executor.userns import JOB_ID_INSIDE, UserNamespace
-from joblet.executor.waiting import readable
 
 BUFFERED_WRITES: Final = "maxIOBPS: writes that the kernel delays are not limited (the node has cgroup v1)"
 LANDLOCK_SCOPES: Final = 6  # the Landlock ABI that can scope abstract sockets and signals (Linux 6.12)
@@ -144,33 +145,37 @@ class LaunchError(Internal):
 
 
 class Handshake:
-    """The executor's end of the control socket of one launch."""
+    """The executor's end of the control socket of one launch. Messages are received as they come, whoever awaits them;
+    `close` gives up the rest and leaves the socket alone."""
 
     def __init__(self, control: socket.socket, prepared: Prepared | None = None) -> None:
         self._control = control
         self._prepared = prepared
+        self._arrived: deque[unixsock.Received | OSError] = deque()
+        self._awaited: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(control.fileno(), self._read)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._control.fileno())
+        while self._arrived:
+            received = self._arrived.popleft()
+            for fd in () if isinstance(received, OSError) else received.fds:
+                os.close(fd)
 
     async def init(self) -> tuple[int, int]:
-        """init's pid and a pidfd, which the caller closes."""
+        """init's pid, vouched for by the kernel, and a pidfd, which the caller closes. Until init is reaped the number
+        is no other process's: the executor is its parent once jobinit's outer process is gone."""
         if self._prepared is not None:
             return self._prepared.pid, self._prepared.take_pidfd()
         received = await self._receive(MessageType.INIT)
         if len(received.fds) != 1:
             raise LaunchError(Stage.CONTROL, 0, f"{len(received.fds)} descriptors came with init's message")
-        pidfd = received.fds[0]
-        try:
-            pid = _pid_of(pidfd)
-        except BaseException:
-            os.close(pidfd)
-            raise
-        return pid, pidfd
+        return _sender(received, Stage.CONTROL), received.fds[0]
 
     async def parked(self) -> int:
         """The pid of the command, which waits; vouched for by the kernel."""
-        received = await self._receive(MessageType.PARKED)
-        if received.credentials is None:
-            raise LaunchError(Stage.PARK, 0, "the command's message came without credentials")
-        return received.credentials.pid
+        return _sender(await self._receive(MessageType.PARKED), Stage.PARK)
 
     async def go(self) -> None:
         """Lets the command run. Returns when it does, or when it was killed at that moment: the exit record tells."""
@@ -197,11 +202,26 @@ class Handshake:
         return received
 
     async def _next(self) -> unixsock.Received:
-        while True:
-            try:
-                return unixsock.receive(self._control, Message.SIZE, max_fds=1)
-            except BlockingIOError:
-                await readable(self._control.fileno())
+        if not self._arrived:
+            self._awaited = self._loop.create_future()
+            await self._awaited
+        received = self._arrived.popleft()
+        if isinstance(received, OSError):
+            raise received
+        return received
+
+    def _read(self) -> None:
+        try:
+            received: unixsock.Received | OSError = unixsock.receive(self._control, Message.SIZE, max_fds=1)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            received = error
+        if isinstance(received, OSError) or not received.data:  # the last one
+            self._loop.remove_reader(self._control.fileno())
+        self._arrived.append(received)
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
 
 
 @contextmanager
@@ -214,9 +234,10 @@ def spawn(spec: bytes, uploads: Sequence[Upload], resources: Resources, node: No
         if prepared is not None:
             stack.callback(prepared.control.close)
             unixsock.send(prepared.control, ORDER, [places.pop(place) for place in ORDER_FDS] + list(places.values()))
-            yield Handshake(prepared.control, prepared)
-            return
-        yield Handshake(_spawned({**places, Fd.TEMPLATE: node.template, Fd.USERNS: resources.user.fd}, node, stack))
+            control = prepared.control
+        else:
+            control = _spawned({**places, Fd.TEMPLATE: node.template, Fd.USERNS: resources.user.fd}, node, stack)
+        yield stack.enter_context(closing(Handshake(control, prepared)))
 
 
 async def prepare(network: Network, user: UserNamespace, node: Node) -> Prepared:
@@ -234,7 +255,7 @@ async def prepare(network: Network, user: UserNamespace, node: Node) -> Prepared
             node,
             stack,
         )
-        pid, pidfd = await Handshake(control).init()
+        pid, pidfd = await stack.enter_context(closing(Handshake(control))).init()
         return Prepared(control.dup(), pid, user, pidfd)
 
 
@@ -431,12 +452,10 @@ def _reap(outer: int) -> None:
     os.waitpid(outer, 0)
 
 
-def _pid_of(pidfd: int) -> int:
-    for line in procfs.read(f"/proc/self/fdinfo/{pidfd}").splitlines():
-        name, _, value = line.partition(":")
-        if name == "Pid" and int(value) > 0:
-            return int(value)
-    raise LaunchError(Stage.CONTROL, 0, "init ended at once")
+def _sender(received: unixsock.Received, stage: Stage) -> int:
+    if received.credentials is None:
+        raise LaunchError(stage, 0, "a message came without credentials")
+    return received.credentials.pid
 
 
 def _refusal(message: Message) -> LaunchError:

@@ -121,6 +121,8 @@ class LogStore:
 
     async def settle(self, request: Request, answer: "asyncio.Future[Received]", seconds: float) -> Received:
         """Waits for an answer, asking again while the logstore is away. Raises Unavailable when its time is up."""
+        if answer.done() and answer.exception() is None:  # mostly: a log is named while jobinit works
+            return answer.result()
         reason = "no answer"
         try:
             async with asyncio.timeout(seconds):

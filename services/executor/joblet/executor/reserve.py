@@ -42,6 +42,7 @@ class Reserve:
         self._cgroups = cgroups
         self._tasks = tasks
         self._stock: dict[Network, list[Prepared]] = {}
+        self._pause: asyncio.TimerHandle | None = None
         self._filling: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -62,11 +63,13 @@ class Reserve:
 
     def refill(self) -> None:
         """Soon, without waiting for it."""
-        if self._filling is None and not self._closed and self._stock:
-            self._filling = self._tasks.create_task(self._fill(), name="prepare inits")
+        if self._filling is None and self._pause is None and not self._closed and self._stock:
+            self._pause = asyncio.get_running_loop().call_later(_PAUSE_SECONDS, self._begin)
 
     def close(self) -> None:
         self._closed = True
+        if self._pause is not None:
+            self._pause.cancel()
         if self._filling is not None:
             self._filling.cancel()
         self.give_up()
@@ -90,9 +93,12 @@ class Reserve:
         self.done_with(prepared)
         self._users.release(prepared.user.base)
 
+    def _begin(self) -> None:
+        self._pause = None
+        self._filling = self._tasks.create_task(self._fill(), name="prepare inits")
+
     async def _fill(self) -> None:
         try:
-            await asyncio.sleep(_PAUSE_SECONDS)
             await self._make_cgroups()
             while (network := self._lacking()) is not None:
                 self._stock[network].append(await self._prepared(network))

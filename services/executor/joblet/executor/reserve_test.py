@@ -16,6 +16,11 @@ from joblet.executor.testing import order
 from joblet.executor.userns import UserNamespace, UserNamespacePool
 
 
+async def filled(reserve: Reserve) -> None:
+    while reserve._pause is not None or reserve._filling is not None:
+        await asyncio.sleep(0.001)  # between two looks; nothing depends on its length
+
+
 def test_a_network_asked_for_while_another_is_being_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Network] = []
     cgroups_missing = [3]
@@ -50,9 +55,9 @@ def test_a_network_asked_for_while_another_is_being_prepared(monkeypatch: pytest
             (kept,) = reserves
             assert kept.take(order(network=Network.NONE)) is None
             kept.refill()
-        async with asyncio.TaskGroup() as tasks:
-            kept._tasks = tasks
+            await filled(kept)
             kept.refill()
+            await filled(kept)
         kept.close()
         users.close()
 

@@ -187,18 +187,15 @@ class Supervisor:
         timeout, site = self._record.timeout_seconds, self._site
         seconds = timeout + site.node.grace_seconds + site.cleanup_seconds if timeout else None
         while True:
-            try:
-                async with asyncio.timeout(seconds):
-                    await readable(pidfd)
-                    return
-            except TimeoutError:
-                if self._read_record() is not None:  # init has ended the job, and collects or waits for the logs' disk
-                    seconds = None
-                    continue
-                if not self._overdue:
-                    _log.warn("init did not end the job at its timeout", jobId=self.job_id)
-                self._overdue, seconds = True, site.cleanup_seconds
-                await self._kill_processes()
+            if await readable(pidfd, seconds):
+                return
+            if self._read_record() is not None:  # init has ended the job, and collects or waits for the logs' disk
+                seconds = None
+                continue
+            if not self._overdue:
+                _log.warn("init did not end the job at its timeout", jobId=self.job_id)
+            self._overdue, seconds = True, site.cleanup_seconds
+            await self._kill_processes()
 
     async def _kill_processes(self) -> None:
         """Those of the job, but for its init."""
@@ -213,22 +210,14 @@ class Supervisor:
         """After a failed launch init leaves by itself; one that does not is killed."""
         if self._pidfd is None:
             return
-        try:
-            async with asyncio.timeout(self._site.cleanup_seconds):
-                await readable(self._pidfd)
-        except TimeoutError:
+        if not await readable(self._pidfd, self._site.cleanup_seconds):
             self._signal(signal.SIGKILL)
 
     async def _ends_at_once(self) -> bool:
         if self._pidfd is None:
             raise Internal(f"job {self.job_id} was launched without an init")
-        try:
-            async with asyncio.timeout(_SHORT_SECONDS):
-                await readable(self._pidfd)
-        except TimeoutError:
-            return False
-        self._init_left = True
-        return True
+        self._init_left = await readable(self._pidfd, _SHORT_SECONDS)
+        return self._init_left
 
     async def _tell_started(self) -> None:
         time_ns, self._ran_ns = self._ran_ns or time.time_ns(), 0
@@ -241,12 +230,8 @@ class Supervisor:
         if self._record.state is JobState.RUNNING or init is None or self._pidfd is None:
             return
         while procfs.same_program(init.pid, init.command_pid):
-            try:
-                async with asyncio.timeout(_EXEC_POLL_SECONDS):
-                    await readable(self._pidfd)
-                    return
-            except TimeoutError:
-                continue
+            if await readable(self._pidfd, _EXEC_POLL_SECONDS):
+                return
         if procfs.start_ticks(init.command_pid) is not None:
             await self._tell_started()
 
@@ -279,9 +264,10 @@ class Supervisor:
             "job ended", jobId=self.job_id, state=outcome.state, reason=outcome.reason, exitCode=outcome.exit_code
         )
         self.ended.set_result(event)
-        # In a task of its own, which has its turn after those who tell the event. To the end, also when the executor is
-        # leaving: half of it would be harder to clear up than all.
-        await asyncio.shield(self._give_back())
+        try:
+            await asyncio.sleep(0)  # those who tell the event have their turn first
+        finally:
+            self._give_back()
         while output_bytes is None:
             await asyncio.sleep(_LOGSTORE_RETRY_SECONDS)
             output_bytes = await self._close_log(record)
@@ -349,19 +335,23 @@ class Supervisor:
         """Of output, once init is gone, by nobody's word but the file's."""
         return UNKNOWN_BYTES if self._log is None else os.fstat(self._log.output).st_size
 
-    async def _give_back(self) -> None:
+    def _give_back(self) -> None:
+        """Goes on in the cleaner to its end, also when the executor is leaving: half of it would be harder to clear up
+        than all."""
         if self._cgroup is not None:
             self._cgroup.close()  # descriptors belong to the event loop's thread
         if self._pidfd is not None:
             self._claims.holdings.callback(_reap, os.dup(self._pidfd))
-        await asyncio.get_running_loop().run_in_executor(self._site.cleaner, self._remove_holdings)
-        self.released.set_result(None)
+        self._site.cleaner.submit(self._remove_holdings, asyncio.get_running_loop())
 
-    def _remove_holdings(self) -> None:
+    def _remove_holdings(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             self._claims.holdings.close()
         except (CgroupError, OSError) as error:
             _log.error("something of the job is left", jobId=self.job_id, error=error)
+        except Exception:  # noqa: BLE001 - a fault of ours: shown, for nobody waits for this thread's result
+            _log.exception("what the job held was not given back", jobId=self.job_id)
+        loop.call_soon_threadsafe(self.released.set_result, None)
 
     async def _durable(self, write: Callable[[], Event]) -> Event:
         """The journal's disk may be full for a while: nothing is told before it is written."""
