@@ -127,6 +127,22 @@ def test_a_million_files_are_bounded_and_said(joblet: LocalSystem) -> None:
     assert "too many files" in message
 
 
+def test_patterns_that_find_nothing_and_a_path_that_is_not_there(joblet: LocalSystem, tmp_path: Path) -> None:
+    job_id = joblet.run("--output", "*.log", "--output", "x/**", "true")
+    ended(joblet, job_id)
+    done = joblet.rnx("job", "get", job_id, "-o", tmp_path / "here")
+    assert (done.returncode, done.stdout) == (4, b"")
+    assert b'nothing to keep was found for "*.log", "x/**"' in done.stderr
+    assert kept(joblet, job_id) == []
+    some = joblet.run("--output", "*", "sh", "-c", "echo > there")
+    ended(joblet, some)
+    for flags in (["--list"], ["-o", str(tmp_path / "here")], ["-o", "-"]):
+        done = joblet.rnx("job", "get", some, "absent", *flags)
+        assert (done.returncode, done.stdout) == (4, b"")
+        assert b"no such output of job " in done.stderr
+        assert b': "absent"' in done.stderr
+
+
 def test_a_viewer_may_fetch_and_nobody_before_the_end(joblet: LocalSystem) -> None:
     job_id = joblet.run("--output", "*", "sh", "-c", "echo > x; echo ready; sleep 1000")
     wait_for("the job's word", lambda: joblet.rnx("job", "log", "--no-follow", job_id).stdout)

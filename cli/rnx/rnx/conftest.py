@@ -91,6 +91,7 @@ class Gateway(job_pb2_grpc.JobServiceServicer):
     pages: list[api.Jobs] = field(default_factory=lambda: [api.Jobs()])
     output: bytes = b""
     cut_output_at: list[int] = field(default_factory=list)  # the stream breaks at these positions, each once
+    kept: list[api.OutputChunk] = field(default_factory=list)  # whole files, directories and links
     begin: int = 0  # where the output begins that was asked for by lines or times
     times: bool = False  # chunks of 3 bytes, each with a time of its own: 7 s, 8 s, ...
     hold_output: threading.Event | None = None  # the stream ends only when it is set
@@ -163,6 +164,14 @@ class Gateway(job_pb2_grpc.JobServiceServicer):
             position += len(payload)
         if self.hold_output is not None:
             self.hold_output.wait(120)
+
+    def GetJobOutput(self, request: api.GetJobOutputReq, context: Any) -> Iterator[api.OutputChunk]:
+        self._seen(request, context)
+        yield from self.kept
+
+    def ListJobOutputs(self, request: api.ListJobOutputsReq, context: Any) -> api.ListJobOutputsRes:
+        self._seen(request, context)
+        return api.ListJobOutputsRes(files=[api.FileUpload(path=one.path, size=one.size) for one in self.kept])
 
     def _times(self, position: int) -> list[api.OutputTime]:
         if not self.times:

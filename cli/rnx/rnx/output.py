@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from joblet.api.job_pb2 import FileUpload, GetJobStatusRes, Job, JobAttempt, ListJobOutputsRes
+from joblet.api.job_pb2 import FileUpload, GetJobStatusRes, Job, JobAttempt, ListJobOutputsRes, OutputChunk
 from joblet.common.units import MIB, NS_PER_SECOND
 
 _HOST_NETWORK = "host"
@@ -159,6 +159,14 @@ def kept_file(file: FileUpload) -> str:
     target = f" -> {printable(file.linkTarget)}" if file.linkTarget else ""
     time = Timestamp(seconds=file.mtimeNs // NS_PER_SECOND).ToJsonString()
     return f"{kind}{file.mode:04o} {file.size:>12} {time} {printable(file.path)}{target}"
+
+
+def fetched(first: OutputChunk) -> FileUpload:
+    """An output that was fetched, by its first chunk, as ListJobOutputs has it."""
+    return FileUpload(
+        path=first.path, mode=first.mode, size=first.size, isDirectory=first.isDirectory, mtimeNs=first.mtimeNs,
+        linkTarget=first.linkTarget.decode("utf-8", "backslashreplace"),
+    )  # fmt: skip
 
 
 def attempts_with_outputs(page: ListJobOutputsRes) -> Iterator[str]:

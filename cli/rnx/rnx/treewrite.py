@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _PART: Final = ".rnx-part"
 
 Warn = Callable[[str], None]
+Wrote = Callable[["OutputChunk"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,9 @@ class Written:
     refused: int
 
 
-def write(chunks: "Iterable[OutputChunk]", root: Path, warn: Warn) -> Written:
-    """`warn` is told what is refused. Raises BadUsage for what this machine cannot write, Internal for a stream that
-    makes no sense."""
+def write(chunks: "Iterable[OutputChunk]", root: Path, warn: Warn, wrote: Wrote | None = None) -> Written:
+    """`warn` is told what is refused, `wrote` the first chunk of all else. Raises BadUsage for what this machine cannot
+    write, Internal for a stream that makes no sense."""
     root.mkdir(parents=True, exist_ok=True)
     directories: list[tuple[Path, OutputChunk]] = []
     count = refused = 0
@@ -50,6 +51,8 @@ def write(chunks: "Iterable[OutputChunk]", root: Path, warn: Warn) -> Written:
             continue
         _write_one(first, payloads, root, path, directories)
         count += 1
+        if wrote is not None:
+            wrote(first)
     for where, directory in reversed(directories):  # the innermost first: a mode may forbid to enter
         _finish(where, directory)
     return Written(count, refused)

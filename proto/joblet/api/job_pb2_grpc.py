@@ -224,7 +224,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetJobOutput(self, request, context):
-        """Streams a declared output of a job back.
+        """Streams a declared output of a job back. NOT_FOUND when there is nothing to send: no such path, or nothing was kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,7 +56,7 @@ class JobServiceStub:
     once when it is there already; a stream of one chunk without payload asks for that, NOT_FOUND says no.
     """
     GetJobOutput: _grpc.UnaryStreamMultiCallable[_job_pb2.GetJobOutputReq, _job_pb2.OutputChunk]
-    """Streams a declared output of a job back."""
+    """Streams a declared output of a job back. NOT_FOUND when there is nothing to send: no such path, or nothing was kept."""
     ListJobOutputs: _grpc.UnaryUnaryMultiCallable[_job_pb2.ListJobOutputsReq, _job_pb2.ListJobOutputsRes]
     ExecJob: _grpc.StreamStreamMultiCallable[_job_pb2.ExecInput, _job_pb2.ExecOutput]
     """Runs one more command inside a running job."""
@@ -86,7 +86,7 @@ class JobServiceAsyncStub(JobServiceStub):
     once when it is there already; a stream of one chunk without payload asks for that, NOT_FOUND says no.
     """
     GetJobOutput: _aio.UnaryStreamMultiCallable[_job_pb2.GetJobOutputReq, _job_pb2.OutputChunk]  # type: ignore[assignment]
-    """Streams a declared output of a job back."""
+    """Streams a declared output of a job back. NOT_FOUND when there is nothing to send: no such path, or nothing was kept."""
     ListJobOutputs: _aio.UnaryUnaryMultiCallable[_job_pb2.ListJobOutputsReq, _job_pb2.ListJobOutputsRes]  # type: ignore[assignment]
     ExecJob: _aio.StreamStreamMultiCallable[_job_pb2.ExecInput, _job_pb2.ExecOutput]  # type: ignore[assignment]
     """Runs one more command inside a running job."""
@@ -203,7 +203,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_pb2.GetJobOutputReq,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_pb2.OutputChunk], _abc.AsyncIterator[_job_pb2.OutputChunk]]:
-        """Streams a declared output of a job back."""
+        """Streams a declared output of a job back. NOT_FOUND when there is nothing to send: no such path, or nothing was kept."""
 
     @_abc_1.abstractmethod
     def ListJobOutputs(

@@ -1,6 +1,7 @@
 """`rnx get`: what was kept of a job's /work."""
 
 import itertools
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -45,7 +46,7 @@ def get(job_id: str, path: str, only_list: bool, directory: Path, attempt: int |
 
     PATH is a file, or a directory with everything in it. Files that are here already are replaced. When the gateway
     goes away in the middle, fetching goes on where it broke off. Of a job that was retried, --list says which attempts
-    have outputs.
+    have outputs. With --json, what was fetched is printed (not with -o -).
     """
     with connect() as client:
         if only_list:
@@ -56,12 +57,19 @@ def get(job_id: str, path: str, only_list: bool, directory: Path, attempt: int |
 
 def _list(client: "Client", job_id: str, path: str, attempt: int) -> None:
     from joblet.api.job_pb2 import ListJobOutputsReq
+    from joblet.common import tree
+    from joblet.common.errors import NotFound
     from rnx import output
 
     wanted = path.rstrip("/")
     pages = _pages(client, ListJobOutputsReq(uuid=job_id, attempt=attempt))
     first = next(pages)
     files = [file for file in _files(first, pages) if not wanted or f"{file.path}/".startswith(f"{wanted}/")]
+    if wanted and not files:
+        raise NotFound(
+            f"no such output of job {job_id}: {tree.quoted(os.fsencode(path))}",
+            hint="without PATH, rnx job get --list shows all",
+        )
     if flags().json:
         attempts = [output.as_dict(some) for some in first.attempts]
         show(output.json_list("files", files, {"attempt": first.attempt, "attempts": attempts}))
@@ -87,13 +95,17 @@ def _files(first: "ListJobOutputsRes", others: "Iterator[ListJobOutputsRes]") ->
 
 def _fetch(client: "Client", job_id: str, path: str, directory: Path, attempt: int) -> None:
     from joblet.api.job_pb2 import GetJobOutputReq
-    from rnx import fetching, treewrite
+    from rnx import fetching, output, treewrite
 
+    files: list[FileUpload] = []
     with closing(fetching.chunks(client, GetJobOutputReq(uuid=job_id, path=path, attempt=attempt), _say)) as chunks:
         if str(directory) == "-":
             treewrite.contents(chunks, sys.stdout.buffer)
             return
-        written = treewrite.write(chunks, directory, _say)
+        wrote = (lambda first: files.append(output.fetched(first))) if flags().json else None
+        written = treewrite.write(chunks, directory, _say, wrote)
+    if flags().json:
+        show(output.json_list("files", files, {"directory": str(directory), "refused": written.refused}))
     _say(f"{written.count} files and directories written to {directory}")
     if written.refused:
         click.get_current_context().exit(1)

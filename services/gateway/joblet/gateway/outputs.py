@@ -10,6 +10,7 @@ from typing import Final
 
 from joblet.api import job_pb2
 from joblet.api.internal import executor_pb2
+from joblet.common import tree
 from joblet.common.errors import FailedPrecondition, InvalidArgument, JobletError, NotFound
 from joblet.gateway.jobs import Jobs
 from joblet.gateway.link import Link
@@ -17,6 +18,7 @@ from joblet.gateway.nodes import Nodes
 from joblet.gateway.store.model import Job
 
 CALL_SECONDS: Final = 30.0
+_SHOWN: Final = 3
 FIND_SECONDS: Final = 5.0  # one node that does not answer keeps what others have for no longer
 
 
@@ -26,18 +28,26 @@ class Outputs:
         self._nodes = nodes
 
     async def read(self, request: job_pb2.GetJobOutputReq) -> AsyncIterator[job_pb2.OutputChunk]:
-        """Raises FailedPrecondition for an attempt that has not ended, and what the node answers."""
+        """Raises FailedPrecondition for an attempt that has not ended, NotFound when nothing is kept, and what the node
+        answers."""
         if request.offset < 0:
             raise InvalidArgument(f"offset must not be negative: {request.offset}", field="offset")
         job = await self._ended(request.uuid, request.attempt)
         async with self._node_of(job) as link:
             asked = job_pb2.GetJobOutputReq(uuid=job.execution, path=request.path, offset=request.offset)
             call = link.executor.ReadOutputs(asked)
+            some = request.offset > 0
             try:
                 async for chunk in call:
+                    some = True
                     yield chunk
             finally:
                 call.cancel()
+            if not some:
+                raise NotFound(
+                    f"no outputs are kept of job {job.execution}: nothing to keep was found for {_patterns(job)}",
+                    hint="rnx job status says what was left out, if anything was",
+                )
 
     async def page(self, request: job_pb2.ListJobOutputsReq) -> job_pb2.ListJobOutputsRes:
         """Raises as `read` does."""
@@ -106,6 +116,12 @@ class Outputs:
         except JobletError as error:
             return [job_pb2.AttemptOutputs(number=number, unavailable=error.message) for number in numbers.values()]
         return [job_pb2.AttemptOutputs(number=numbers[kept.job_id], sizeBytes=kept.size_bytes) for kept in answer.kept]
+
+
+def _patterns(job: Job) -> str:
+    """The first of what it declared as its outputs."""
+    shown = [tree.quoted(pattern.encode()) for pattern in job.outputs[:_SHOWN]]
+    return ", ".join([*shown, "..."] if len(job.outputs) > _SHOWN else shown)
 
 
 def _name(job: Job) -> str:

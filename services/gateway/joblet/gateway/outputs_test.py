@@ -94,6 +94,28 @@ def test_each_attempt_has_outputs_of_its_own(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_patterns_that_found_nothing_are_named(tmp_path: Path) -> None:
+    async def leaves_nothing(node: FakeNode, job: FakeJob) -> None:
+        node.started(job)
+        node.outputs[job.spec.job_id] = {}
+        node.ended(job, "COMPLETED", 0)
+
+    async def scenario() -> None:
+        async with world(tmp_path) as it:
+            it.node.script = leaves_nothing
+            client = await it.client()
+            for patterns, shown in ((["*.log"], '"*.log"'), (["a", "b\n", "c", "d"], '"a", "b\\n", "c", ...')):
+                job_id = (await client.RunJob(job_pb2.RunJobReq(command="x", outputs=patterns))).job.uuid
+                await client.WaitJob(job_pb2.WaitJobReq(uuid=job_id, timeoutSeconds=120))
+                assert await refused(read(client, job_id)) == (
+                    "NOT_FOUND", f"no outputs are kept of job {job_id}: nothing to keep was found for {shown}",
+                    "rnx job status says what was left out, if anything was",
+                )  # fmt: skip
+                assert (await client.ListJobOutputs(ListJobOutputsReq(uuid=job_id))).files == []
+
+    asyncio.run(scenario())
+
+
 def test_where_to_go_on_is_for_the_node_to_say(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with world(tmp_path) as it:
