@@ -13,9 +13,9 @@ import re
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
-from datetime import UTC, datetime
 
 from joblet.common.config import LoggingConfig
+from joblet.common.units import NS_PER_SECOND, rfc3339
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Set while a request is handled; lines then carry requestId=..."""
@@ -73,6 +73,8 @@ def setup(service: str, config: LoggingConfig) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger(_ROOT).setLevel(_LEVELS[config.level])
     logging.captureWarnings(True)
+    # What no line shows need not be found out for each: two fifths of what a line costs.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 class TextFormatter(logging.Formatter):
@@ -115,7 +117,7 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return rfc3339(int(record.created) * NS_PER_SECOND)
 
 
 def _level(record: logging.LogRecord) -> str:
