@@ -14,6 +14,9 @@ class Role(StrEnum):
     NODE = "node"  # executor, logstore and runtime of one node calling the gateway
 
 
+_ROLES = {role.value: role for role in Role}
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What a certificate says about its holder; `not_after` is timezone-aware (UTC), `serial` the X.509 serial."""
@@ -27,4 +30,4 @@ class Identity:
     @property
     def role(self) -> Role | None:
         """The role that `ou` names, None when it names none of ours."""
-        return next((role for role in Role if role.value == self.ou), None)
+        return _ROLES.get(self.ou)

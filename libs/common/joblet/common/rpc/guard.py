@@ -11,7 +11,7 @@ In this order, for unary and streaming calls alike:
 
 import asyncio
 import inspect
-import secrets
+import os
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
@@ -184,7 +184,7 @@ def _request_id(context: Context) -> str:
     for key, value in context.invocation_metadata() or ():
         if key == metadata.REQUEST_ID and metadata.is_request_id(value):
             return str(value)
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 def _code_of(context: Context) -> str:
