@@ -18,7 +18,7 @@ from joblet.common.errors import (
     Unavailable,
 )
 from joblet.common.ids import is_job_id, new_job_id
-from joblet.common.states import JobState, Reason
+from joblet.common.states import TERMINAL, JobState, Reason
 from joblet.gateway import placement, schedule, spec, views
 from joblet.gateway.changes import Changes
 from joblet.gateway.launch import Launches
@@ -287,6 +287,10 @@ class Jobs:
             return await self._ended(job_id, changed)
 
     async def _ended(self, job_id: str, changed: asyncio.Event) -> Job:
+        # Most often it has not ended yet, and then only its state matters.
+        if await self._database.read(job_queries.state_of, job_id) not in TERMINAL:
+            await changed.wait()
+            changed.clear()
         while not (job := await self.find(job_id)).ended:
             await changed.wait()
             changed.clear()

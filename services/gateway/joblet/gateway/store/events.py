@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, exists, select, update
 
 from joblet.common.errors import Internal, JobNotFound
 from joblet.common.states import JobState, Reason, check_transition
@@ -19,7 +19,7 @@ from joblet.gateway import views
 from joblet.gateway.store import attempts
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store import nodes as node_queries
-from joblet.gateway.store.schema import jobs
+from joblet.gateway.store.schema import jobs, payloads
 from joblet.gateway.store.statement import Statement
 
 
@@ -107,7 +107,7 @@ _RAN = Statement(_END.values(not_isolated=bindparam("new_not_isolated"), attesta
 _KNOWN = Statement(
     select(
         jobs.c.id, jobs.c.state, jobs.c.reason, jobs.c.submitted_ns, jobs.c.started_ns, jobs.c.acknowledged,
-        jobs.c.listing, jobs.c.retries_left, jobs.c.attempt,
+        jobs.c.listing, jobs.c.retries_left, jobs.c.attempt, exists().where(payloads.c.job_id == jobs.c.id),
     ).where(jobs.c.id == bindparam("job"))
 )  # fmt: skip
 _REVIVE = Statement(
@@ -138,6 +138,7 @@ class _Known:
     listing: bytes
     retries_left: int
     attempt: int
+    has_contents: bool  # that were stored for its node, secrets among them
     started: Started | None = None  # told with the end that follows it, and stored with that
 
     @property
@@ -292,7 +293,7 @@ def _retried(connection: Connection, job: _Known, ended: Ended, started_ns: int)
 
 def _acknowledged(connection: Connection, job: _Known) -> None:
     """An event says as much as an answer to StartJob; the statement before has stored that."""
-    if not job.acknowledged or job.retries_left:
+    if job.has_contents and (not job.acknowledged or job.retries_left):
         job_queries.drop_contents(connection, job.id)
         job.acknowledged = True
 

@@ -62,6 +62,15 @@ def test_a_life(connection: Connection) -> None:
     assert node_queries.last_sequence(connection, "n") == 2
 
 
+@pytest.mark.parametrize("event", [STARTED, ended()])
+def test_a_first_event_says_that_the_node_has_secrets_and_files(connection: Connection, event: Started | Ended) -> None:
+    for job_id in ("a", "b"):
+        job_queries.insert_job(connection, job_values(job_id), [b"file"], b"sealed")
+    queries.apply(connection, "n", [Event(1, "a", 100, event)])
+    assert (job_queries.contents_of(connection, "a"), job_queries.sealed_of(connection, "a")) == ([], b"")
+    assert (job_queries.contents_of(connection, "b"), job_queries.sealed_of(connection, "b")) == ([b"file"], b"sealed")
+
+
 def test_an_end_without_a_start(connection: Connection) -> None:
     insert(connection, "a")
     queries.apply(connection, "n", [Event(1, "a", 200, ended(JobState.FAILED, 127, reason="not-found", started_ns=0))])

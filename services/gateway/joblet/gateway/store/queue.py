@@ -113,8 +113,9 @@ def submit(connection: Connection, values: Mapping[str, Any], contents: Sequence
     if values["state"] is JobState.SCHEDULED:
         return job_queries.insert_job(connection, values, contents, sealed)
     needs = Needs(values["need_cpu_percent"], values["need_memory_mb"])
-    rooms = [_room(connection, place, values["rank"]) for place in places]
-    chosen = placement.choose(needs, rooms)
+    crowd = anybody(connection)  # asked first: mostly there is none, and who is first in line takes two questions
+    found = [_room(connection, place, values["rank"]) for place in places] if crowd else rooms(connection, places)
+    chosen = placement.choose(needs, found)
     if chosen is not None:
         largest = next(place.capacity.largest for place in places if place.node_id == chosen)
         values = {**values, "state": JobState.INITIALIZING, "node_id": chosen, **_limits(values, largest)}

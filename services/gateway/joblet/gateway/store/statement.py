@@ -6,7 +6,7 @@ text runs on the driver's own connection (PEP 249), values pass through the proc
 depends on the values of parameters (an IN list of any length) needs SQLAlchemy's execution and is refused.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Delete, Dialect, Insert, Select, Update
@@ -66,13 +66,12 @@ class _Compiled:
         self._fixed: dict[str, Any] = {
             name: bind.value for name, bind in compiled.binds.items() if name in self.names and not bind.required
         }
-        self._binds = [(name, _bind_processor(compiled, name, dialect)) for name in self.names]
+        self._parameters = _some(
+            compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect) for name in self.names
+        )
         found = core.selected_columns if isinstance(core, Select) else core.returning_column_descriptions
         types = [column["type"] if isinstance(column, Mapping) else column.type for column in found]
-        processors = [kind.dialect_impl(dialect).result_processor(dialect, None) for kind in types]
-        self.results: list[tuple[int, Processor]] = [
-            (number, processor) for number, processor in enumerate(processors) if processor is not None
-        ]
+        self.results = _some(kind.dialect_impl(dialect).result_processor(dialect, None) for kind in types)
         assert dialect.dbapi is not None
         self._integrity_error: type[Exception] = dialect.dbapi.IntegrityError
         self._database_error: type[Exception] = dialect.dbapi.DatabaseError
@@ -89,7 +88,9 @@ class _Compiled:
 
     def _values(self, parameters: Mapping[str, Any]) -> Any:
         given = {**self._fixed, **parameters} if self._fixed else parameters
-        values = [given[name] if process is None else process(given[name]) for name, process in self._binds]
+        values = list(map(given.__getitem__, self.names))
+        for number, process in self._parameters:
+            values[number] = process(values[number])
         return values if self._positional else dict(zip(self.names, values, strict=True))
 
     def row(self, row: Sequence[Any]) -> Sequence[Any]:
@@ -99,5 +100,6 @@ class _Compiled:
         return values
 
 
-def _bind_processor(compiled: SQLCompiler, name: str, dialect: Dialect) -> Processor | None:
-    return compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect)
+def _some(processors: Iterable[Processor | None]) -> list[tuple[int, Processor]]:
+    """Those that there are, with their numbers."""
+    return [(number, processor) for number, processor in enumerate(processors) if processor is not None]
