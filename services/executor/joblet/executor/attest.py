@@ -16,7 +16,7 @@ from joblet.common.units import format_cpu_list
 from joblet.executor.cgroup.driver import JobCgroup
 from joblet.executor.cgroup.limits import Limits
 from joblet.executor.jobspec import Profile
-from joblet.executor.procfs import Mount, Process, read_process, read_status
+from joblet.executor.procfs import Mount, Process, ResourceLimits, read_process, read_status
 
 _CAPABILITY_SETS: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _PAGE_BYTES: Final = 4096
@@ -31,6 +31,7 @@ _RESOURCE_LIMITS: Final = {
     "Max core file size": 0, "Max locked memory": 64 << 10, "Max pending signals": 4096, "Max msgqueue size": 819200,
     "Max nice priority": 0, "Max realtime priority": 0,
 }  # fmt: skip
+_INIT_STATUS: Final = ("NSsid", "NSpid", "Groups")
 _COMPARED_SETTINGS: Final = frozenset({"size", "nr_inodes", "mode", "uid", "gid", "max", "ptmxmode"})
 # What jobinit mounts for one job: mount point -> (file system, options it must have).
 _JOB_MOUNTS: Final[Mapping[str, tuple[str, frozenset[str]]]] = {
@@ -65,7 +66,7 @@ class Expectation:
     template: int  # inode number of the mount namespace that all jobs start from
     shared_namespaces: frozenset[str]  # equal to the host's; all others must differ
     host_namespaces: Mapping[str, int]
-    capabilities: Mapping[str, int]
+    capabilities: tuple[tuple[str, int], ...]  # by the kernel's name of the set
     bound_paths: tuple[str, ...]  # system directories of the host, read-only
     proc_masks: frozenset[str]  # parts of /proc that must be mounted over
     settings: Mapping[str, Mapping[str, str]]  # of the job's own file systems, by mount point
@@ -78,16 +79,14 @@ class Expectation:
 @dataclass(frozen=True, slots=True)
 class Observation:
     process: Process
-    init: Mapping[str, str]  # its status
+    init: Mapping[str, str]  # of its status what _INIT_STATUS names
     limits: Limits
 
 
-def capabilities_of(profile: Profile) -> Mapping[str, int]:
+def capabilities_of(profile: Profile) -> tuple[tuple[str, int], ...]:
     """The five sets a command of this profile has while parked."""
-    if profile is Profile.BUILD:
-        return {"CapInh": 0, "CapPrm": BUILD_CAPABILITIES, "CapEff": BUILD_CAPABILITIES, "CapBnd": BUILD_CAPABILITIES,
-                "CapAmb": 0}  # fmt: skip
-    return dict.fromkeys(_CAPABILITY_SETS, 0)
+    has = {"CapPrm", "CapEff", "CapBnd"} if profile is Profile.BUILD else frozenset()
+    return tuple((name, BUILD_CAPABILITIES if name in has else 0) for name in _CAPABILITY_SETS)
 
 
 def attest(pid: int, cgroup: JobCgroup, expected: Expectation) -> dict[str, str]:
@@ -95,7 +94,7 @@ def attest(pid: int, cgroup: JobCgroup, expected: Expectation) -> dict[str, str]
     try:
         directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            init = read_status(expected.init_pid)
+            init = read_status(expected.init_pid, *_INIT_STATUS)
             observed = Observation(read_process(directory), init, cgroup.read_back())
         finally:
             os.close(directory)
@@ -110,9 +109,7 @@ def attest(pid: int, cgroup: JobCgroup, expected: Expectation) -> dict[str, str]
 def mismatches(observed: Observation, expected: Expectation) -> Iterator[str]:
     """Every difference in words; nothing when all is as it must be."""
     process = observed.process
-    for name, wanted in _expected_status(expected).items():
-        if process.status.get(name) != wanted:
-            yield f"{name} is {process.status.get(name, 'missing')}, not {wanted or 'empty'}"
+    yield from _status_mismatches(process.status, expected)
     for name, text in (("uid_map", process.uid_map), ("gid_map", process.gid_map)):
         if text != expected.id_map:
             yield f"{name} is {text or 'empty'}, not {expected.id_map}"
@@ -127,15 +124,15 @@ def mismatches(observed: Observation, expected: Expectation) -> Iterator[str]:
 
 
 def facts(observed: Observation, expected: Expectation) -> dict[str, str]:
-    """What is kept of a passed attestation."""
+    """What is kept of a passed attestation, where the status read is the one expected."""
     process, limits = observed.process, observed.limits
     return {
-        **{name: " ".join(process.status[name].split()) for name in _expected_status(expected) if name != "PPid"},
+        **_shown_status(expected.host_id, expected.capabilities, expected.seccomp_filters),
         "uid_map": process.uid_map,
         "gid_map": process.gid_map,
         **{f"ns.{name}": str(inode) for name, inode in process.namespaces.items()},
         "ns.shared": " ".join(sorted(expected.shared_namespaces)),
-        "mounts": " ".join(mount.path for mount in process.mounts),
+        "mounts": _paths(process.mounts),
         **{f"cgroup.{name or 'v2'}": process.cgroups[name] for name in expected.cgroups},
         "limit.cpuPercent": str(limits.cpu_percent),
         "limit.cpuCores": format_cpu_list(limits.cpu_cores or ()),
@@ -145,23 +142,43 @@ def facts(observed: Observation, expected: Expectation) -> dict[str, str]:
     }
 
 
-def _expected_status(expected: Expectation) -> dict[str, str]:
-    ids = "\t".join([str(expected.host_id)] * 4)
+def _status_mismatches(status: Mapping[str, str], expected: Expectation) -> Iterator[str]:
+    ordered = _expected_status(expected.host_id, expected.capabilities, expected.seccomp_filters)
+    own = {"PPid": str(expected.init_pid)}
+    for wanted in (own, ordered):
+        if wanted.items() <= status.items():
+            continue
+        for name, value in wanted.items():
+            if status.get(name) != value:
+                yield f"{name} is {status.get(name, 'missing')}, not {value or 'empty'}"
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _expected_status(
+    host_id: int, capabilities: tuple[tuple[str, int], ...], seccomp_filters: int
+) -> Mapping[str, str]:
+    """Remembered, as what follows: there are only so many users of jobs."""
+    ids = "\t".join([str(host_id)] * 4)
     return {
-        "PPid": str(expected.init_pid),
         "Uid": ids,
         "Gid": ids,
         "Groups": "",
-        **{name: f"{mask:016x}" for name, mask in expected.capabilities.items()},
+        **{name: f"{mask:016x}" for name, mask in capabilities},
         "NoNewPrivs": "1",
         "Seccomp": "2",
-        "Seccomp_filters": str(expected.seccomp_filters),
+        "Seccomp_filters": str(seccomp_filters),
         "SigBlk": _ALL_SIGNALS,
         "SigIgn": "0" * 16,
         "SigCgt": "0" * 16,
         "Umask": "0022",
         "Threads": "1",
     }
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _shown_status(host_id: int, capabilities: tuple[tuple[str, int], ...], seccomp_filters: int) -> Mapping[str, str]:
+    status = _expected_status(host_id, capabilities, seccomp_filters)
+    return {name: " ".join(value.split()) for name, value in status.items()}
 
 
 def _session_mismatches(command: Mapping[str, str], init: Mapping[str, str]) -> Iterator[str]:
@@ -184,10 +201,18 @@ def _process_mismatches(process: Process, expected: Expectation) -> Iterator[str
         yield f"oom_score_adj is {process.oom_score_adj}, not 500"
     if process.personality != "00000000":
         yield f"personality is {process.personality}, not 0"
-    for name, most in {**_RESOURCE_LIMITS, "Max open files": expected.nofile}.items():
-        soft_and_hard = process.rlimits.get(name, ("missing", "missing"))
+    yield from _resource_faults(process.rlimits, expected.nofile)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _resource_faults(rlimits: ResourceLimits, nofile: int) -> tuple[str, ...]:
+    found = {name: (soft, hard) for name, soft, hard in rlimits}
+    faults = []
+    for name, most in {**_RESOURCE_LIMITS, "Max open files": nofile}.items():
+        soft_and_hard = found.get(name, ("missing", "missing"))
         if not all(value.isdigit() and int(value) <= most for value in soft_and_hard):
-            yield f"{name} is {' and '.join(soft_and_hard)}, not {most}"
+            faults.append(f"{name} is {' and '.join(soft_and_hard)}, not {most}")
+    return tuple(faults)
 
 
 def _numbers(descriptors: frozenset[int]) -> str:
@@ -208,37 +233,44 @@ def _namespace_mismatches(found: Mapping[str, int], expected: Expectation) -> It
 
 
 def _mount_mismatches(mounts: tuple[Mount, ...], expected: Expectation) -> Iterator[str]:
-    paths = {mount.path for mount in mounts}
-    for wanted in ("/", "/dev", *expected.bound_paths, *_JOB_MOUNTS, *sorted(expected.proc_masks)):
-        if wanted not in paths:
-            yield f"mount {wanted} is missing"
-    for mount in mounts:
-        yield from _faults(mount, expected.bound_paths)
-        if mount.path in expected.settings:
-            yield from _setting_mismatches(mount, expected.settings[mount.path])
+    yield from _mount_faults(mounts, expected.bound_paths, expected.proc_masks)
+    for path, found in _compared_settings(mounts, frozenset(expected.settings)):
+        if found != expected.settings[path]:
+            yield from _setting_mismatches(path, found, expected.settings[path])
 
 
-def _setting_mismatches(mount: Mount, wanted: Mapping[str, str]) -> Iterator[str]:
-    found = _compared_settings(mount.settings)
-    if found == wanted:
-        return
+def _setting_mismatches(path: str, found: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[str]:
     for name in sorted(found.keys() | wanted.keys()):
         # tmpfs does not print what equals its own default (mm/shmem.c, shmem_show_options).
         value = found.get(name, _TMPFS_DEFAULTS.get(name))
         if value != wanted.get(name):
-            yield f"mount {mount.path} has {name}={value or ''}, not {wanted.get(name, 'none')}"
+            yield f"mount {path} has {name}={value or ''}, not {wanted.get(name, 'none')}"
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _compared_settings(settings: frozenset[str]) -> dict[str, str]:
-    pairs = (setting.partition("=") for setting in settings)
-    return {name: value for name, _, value in pairs if name in _COMPARED_SETTINGS}
+def _compared_settings(mounts: tuple[Mount, ...], paths: frozenset[str]) -> tuple[tuple[str, Mapping[str, str]], ...]:
+    """Of each mount at these paths what is compared. Remembered, as what follows: job after job has the same mounts."""
+    found = []
+    for mount in mounts:
+        if mount.path in paths:
+            pairs = (setting.partition("=") for setting in mount.settings)
+            found.append((mount.path, {name: value for name, _, value in pairs if name in _COMPARED_SETTINGS}))
+    return tuple(found)
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _faults(mount: Mount, bound_paths: tuple[str, ...]) -> tuple[str, ...]:
-    """Remembered, for job after job has the same mounts."""
-    return tuple(_one_mount(mount, bound_paths))
+def _paths(mounts: tuple[Mount, ...]) -> str:
+    return " ".join(mount.path for mount in mounts)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _mount_faults(
+    mounts: tuple[Mount, ...], bound_paths: tuple[str, ...], proc_masks: frozenset[str]
+) -> tuple[str, ...]:
+    paths = {mount.path for mount in mounts}
+    expected = ("/", "/dev", *bound_paths, *_JOB_MOUNTS, *sorted(proc_masks))
+    missing = [f"mount {wanted} is missing" for wanted in expected if wanted not in paths]
+    return (*missing, *(fault for mount in mounts for fault in _one_mount(mount, bound_paths)))
 
 
 def _one_mount(mount: Mount, bound_paths: tuple[str, ...]) -> Iterator[str]:

@@ -44,9 +44,9 @@ PROCESS = Process(
     uid_map=f"0 {BASE} 65536", gid_map=f"0 {BASE} 65536", namespaces=INSIDE, mounts=MOUNTS,
     cgroups={"memory": "/joblet/j", "pids": "/elsewhere"}, oom_score_adj="500", personality="00000000",
     descriptors=frozenset({0, 1, 2, 4, 51}), output="pipe 0222 0", directory_inside=True,
-    rlimits={**{f"Max {name}": ("0", "0") for name in ("core file size", "nice priority", "realtime priority")},
-            "Max open files": ("1000", "1000"), "Max locked memory": ("65536", "65536"),
-            "Max pending signals": ("4096", "4096"), "Max msgqueue size": ("819200", "819200")},
+    rlimits=(*((f"Max {name}", "0", "0") for name in ("core file size", "nice priority", "realtime priority")),
+             ("Max open files", "1000", "1000"), ("Max locked memory", "65536", "65536"),
+             ("Max pending signals", "4096", "4096"), ("Max msgqueue size", "819200", "819200")),
 )  # fmt: skip
 INIT = {"NSpid": "7\t1", "NSsid": "7\t1", "Groups": ""}
 
@@ -62,7 +62,7 @@ def with_status(**changes: str) -> dict[str, str]:
 
 
 def with_mount(path: str, **changes: Any) -> tuple[Mount, ...]:
-    return tuple(replace(mount, **changes) if mount.path == path else mount for mount in MOUNTS)
+    return tuple(mount._replace(**changes) if mount.path == path else mount for mount in MOUNTS)
 
 
 def test_what_was_ordered_passes() -> None:
@@ -127,10 +127,12 @@ def test_the_facts_that_are_kept() -> None:
         ({"directory_inside": False}, "working directory is on no mount of the job"),
         ({"oom_score_adj": "0"}, "oom_score_adj is 0, not 500"),
         ({"personality": "00040000"}, "personality is 00040000, not 0"),
-        ({"rlimits": {**PROCESS.rlimits, "Max core file size": ("0", "unlimited")}},
+        ({"rlimits": (*PROCESS.rlimits, ("Max core file size", "0", "unlimited"))},
          "Max core file size is 0 and unlimited, not 0"),
-        ({"rlimits": {**PROCESS.rlimits, "Max open files": ("1001", "1001")}},
+        ({"rlimits": (*PROCESS.rlimits, ("Max open files", "1001", "1001"))},
          "Max open files is 1001 and 1001, not 1000"),
+        ({"rlimits": PROCESS.rlimits[1:]}, "Max core file size is missing and missing, not 0"),
+        ({"mounts": (*MOUNTS, MOUNTS[-2]._replace(settings=frozenset({"size=1m"})))}, "/tmp has size=1m, not 1024k"),
         ({"cgroups": {}}, "cgroup memory is missing, not /joblet/j"),
         ({"cgroups": {"memory": "/"}}, "cgroup memory is /, not /joblet/j"),
         ({"limits": replace(LIMITS, memory_bytes=1 << 40)}, "limit of memory bytes is 1099511627776"),
@@ -161,4 +163,4 @@ def test_cores_count_only_when_they_were_ordered() -> None:
 
 
 def test_a_build_has_the_capabilities_of_a_package_manager_and_no_more() -> None:
-    assert capabilities_of(Profile.BUILD)["CapEff"] == BUILD_CAPABILITIES == 0x800000DB
+    assert dict(capabilities_of(Profile.BUILD))["CapEff"] == BUILD_CAPABILITIES == 0x800000DB

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 NAMESPACES: Final = ("pid", "mnt", "ipc", "uts", "cgroup", "net", "user")
 _CHUNK_BYTES: Final = 65536
@@ -17,9 +17,9 @@ _ONE_PIECE_BYTES: Final = 16384
 _REMEMBERED: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A line of mountinfo. `settings` are the options of the file system itself, such as "size=64k"."""
+class Mount(NamedTuple):
+    """A line of mountinfo. `settings` are the options of the file system itself, such as "size=64k". A tuple, since
+    what is known of it is looked up for all of a job's mounts at once."""
 
     path: str
     options: frozenset[str]
@@ -27,6 +27,10 @@ class Mount:
     root: str  # the directory of the file system that is mounted
     settings: frozenset[str] = frozenset()
     propagates: bool = False  # shared with, or fed by, another mount namespace
+
+
+ResourceLimits = tuple[tuple[str, str, str], ...]
+"""Each the kernel's heading, such as "Max open files", soft and hard limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class Process:
     namespaces: Mapping[str, int]
     mounts: tuple[Mount, ...]
     cgroups: Mapping[str, str]
-    rlimits: Mapping[str, tuple[str, str]]  # soft and hard, by the kernel's heading such as "Max open files"
+    rlimits: "ResourceLimits"
     oom_score_adj: str
     personality: str
     descriptors: frozenset[int]
@@ -52,8 +56,8 @@ def read_process(directory: int) -> Process:
     mounts = read("mountinfo", directory)
     return Process(
         status=parse_status(read_at_once("status", directory)),
-        uid_map=" ".join(read("uid_map", directory).split()),
-        gid_map=" ".join(read("gid_map", directory).split()),
+        uid_map=" ".join(read_at_once("uid_map", directory).split()),
+        gid_map=" ".join(read_at_once("gid_map", directory).split()),
         namespaces=namespaces_of(directory),
         mounts=parse_mounts(mounts),
         cgroups=parse_cgroups(read_at_once("cgroup", directory)),
@@ -62,19 +66,20 @@ def read_process(directory: int) -> Process:
         personality=read_at_once("personality", directory).strip(),
         descriptors=_descriptors(directory),
         output=" ".join(sorted({_description(directory, f"fd/{number}") for number in (1, 2)})),
-        directory_inside=_mount_of(directory, "cwd") in {line.partition(" ")[0] for line in mounts.splitlines()},
+        directory_inside=f"\n{_mount_of(directory, 'cwd')} " in f"\n{mounts}",
     )
 
 
-def read_status(pid: int) -> dict[str, str]:
-    """/proc/PID/status of a process that the caller knows to be the one it means."""
-    return parse_status(read_at_once(f"/proc/{pid}/status"))
+def read_status(pid: int, *names: str) -> dict[str, str]:
+    """/proc/PID/status, or some of it, of a process that the caller knows to be the one it means."""
+    text = read_at_once(f"/proc/{pid}/status")
+    return _picked(text, names) if names else parse_status(text)
 
 
 def namespaces_of(directory: int) -> dict[str, int]:
     """The inode number of each namespace, from links such as "pid:[4026531836]"."""
     links = {name: os.readlink(f"ns/{name}", dir_fd=directory) for name in NAMESPACES}  # noqa: PTH115 - pathlib has no dir_fd
-    return {name: int(link.partition("[")[2][:-1]) for name, link in links.items()}
+    return {name: int(link[len(name) + 2 : -1]) for name, link in links.items()}
 
 
 def own_namespaces() -> dict[str, int]:
@@ -88,6 +93,16 @@ def own_namespaces() -> dict[str, int]:
 def parse_status(text: str) -> dict[str, str]:
     # Without a generator, which would take a third of the time again: a job's launch comes here three times.
     return {(parts := line.partition(":"))[0]: parts[2].strip() for line in text.splitlines()}
+
+
+def _picked(text: str, names: tuple[str, ...]) -> dict[str, str]:
+    """As `parse_status`, only these; one that is not there is left out."""
+    found = {}
+    for name in names:
+        _, is_there, rest = f"\n{text}".partition(f"\n{name}:")
+        if is_there:
+            found[name] = rest.partition("\n")[0].strip()
+    return found
 
 
 def parse_mounts(text: str) -> tuple[Mount, ...]:
@@ -108,13 +123,13 @@ def _mount(described: str) -> Mount:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def parse_limits(text: str) -> Mapping[str, tuple[str, str]]:
+def parse_limits(text: str) -> ResourceLimits:
     """proc_pid_limits(5): a heading, then lines of fixed columns (name 26 wide, soft, hard, units)."""
-    found = {}
+    found = []
     for line in text.splitlines()[1:]:
         soft, hard, *_ = line[26:].split()
-        found[line[:26].rstrip()] = (soft, hard)
-    return found
+        found.append((line[:26].rstrip(), soft, hard))
+    return tuple(found)
 
 
 def _description(directory: int, name: str) -> str:
@@ -128,18 +143,15 @@ def _mount_of(directory: int, name: str) -> str:
     """The id of the mount that a link of /proc/PID leads to, in whatever mount namespace (proc_pid_fdinfo(5))."""
     descriptor = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
     try:
-        return parse_status(read_at_once(f"/proc/self/fdinfo/{descriptor}"))["mnt_id"]
+        return _picked(read_at_once(f"/proc/self/fdinfo/{descriptor}"), ("mnt_id",))["mnt_id"]
     finally:
         os.close(descriptor)
 
 
 def parse_cgroups(text: str) -> dict[str, str]:
     """Controller -> path; a hierarchy with several controllers counts for each, "" is the unified hierarchy."""
-    found = {}
-    for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
-        found.update(dict.fromkeys(controllers.split(","), path))
-    return found
+    lines = (line.split(":", 2) for line in text.splitlines())
+    return {controller: path for _, controllers, path in lines for controller in controllers.split(",")}
 
 
 def start_ticks(pid: int) -> int | None:
@@ -185,7 +197,7 @@ def read(name: str, directory: int | None = None) -> str:
 
 def read_at_once(name: str, directory: int | None = None) -> str:
     """As `read`, a file that the kernel writes in one piece (single_open() in fs/seq_file.c, as for status or limits,
-    but not for mountinfo): only what fills the buffer may go on."""
+    but not for mountinfo) or in short lines that go into a page (uid_map): only what fills the buffer may go on."""
     descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         data = part = os.read(descriptor, _ONE_PIECE_BYTES)

@@ -49,7 +49,14 @@ def test_this_process_reads_itself() -> None:
     assert any(mount.path == "/" for mount in process.mounts)
     assert {0, 1, 2} <= process.descriptors
     assert process.directory_inside
-    assert process.rlimits["Max open files"][0] == str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    soft_limits = {name: soft for name, soft, _ in process.rlimits}
+    assert soft_limits["Max open files"] == str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def test_some_of_the_status() -> None:
+    whole = procfs.read_status(os.getpid())
+    names = ("Name", "Groups", "NSsid", "Seccomp")
+    assert procfs.read_status(os.getpid(), *names, "nothing") == {name: whole[name] for name in names}
 
 
 def test_limits() -> None:
@@ -58,7 +65,9 @@ def test_limits() -> None:
         "Max cpu time              unlimited            unlimited            seconds   \n"
         "Max nice priority         0                    1                    \n"
     )
-    assert procfs.parse_limits(text) == {"Max cpu time": ("unlimited", "unlimited"), "Max nice priority": ("0", "1")}
+    assert procfs.parse_limits(text) == (
+        ("Max cpu time", "unlimited", "unlimited"), ("Max nice priority", "0", "1"),
+    )  # fmt: skip
 
 
 def test_start_of_a_process_that_is_not_there() -> None:
