@@ -27,6 +27,7 @@ from joblet.common.errors import Internal, InvalidArgument, JobletError, Unimple
 from joblet.common.rpc import access, status
 
 DRAIN_SECONDS = 0.5
+WATCHED_SECONDS = 7 * 86400.0
 MAX_CONNECTIONS = 8192  # remembered as seen; a connection forgotten and used again is counted again
 
 _log = log.get_logger(__name__)
@@ -86,16 +87,13 @@ class Guard:
         """
         started = time.perf_counter()
         code = _OK
-        limit: asyncio.Timeout | None = None
         try:
             log.request_id.set(_request_id(context))
             self._count_connection(context.peer())
             identity = access.authenticate(context.auth_context())
             access.set_identity(identity)
             access.authorize(method, identity, self._table)
-            # A connection must not outlive its certificate.
-            async with asyncio.timeout(identity.not_after.timestamp() - time.time()) as limit:
-                answer = await body
+            answer = await _until(identity.not_after.timestamp(), body, watched=_streams(handler))
             code = _code_of(context)
             return answer
         except asyncio.CancelledError:
@@ -105,8 +103,7 @@ class Guard:
             code = _code_of(context)
             raise
         except Exception as error:  # noqa: BLE001 - the one place that turns every failure into a status
-            ended = isinstance(error, TimeoutError) and limit is not None and limit.expired()
-            named = access.expired() if ended else _named(method, error)
+            named = _named(method, error)
             code = named.code.name
             if handler.request_streaming:
                 await _drain(context)
@@ -114,6 +111,32 @@ class Guard:
         finally:
             body.close()  # where it was never begun
             _count(method, code, time.perf_counter() - started)
+
+
+def _streams(handler: Handler) -> bool:
+    return bool(handler.request_streaming or handler.response_streaming)
+
+
+async def _until(end: float, body: Coroutine[Any, Any, Any], *, watched: bool) -> Any:
+    """What the call answers. Raises Unauthenticated where its certificate ends first, at `end`: no connection outlives
+    its own.
+
+    A call that has one answer is watched only in the certificate's last days, since a timer costs as much as all other
+    checks of a short call. One that is open for longer than that ends when it would have answered.
+    """
+    seconds = end - time.time()
+    if seconds > WATCHED_SECONDS and not watched:
+        answer = await body
+        if time.time() >= end:
+            raise access.expired()
+        return answer
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await body
+    except TimeoutError:
+        if limit.expired():
+            raise access.expired() from None
+        raise
 
 
 async def _answer(behaviour: Any, request: Any, context: Context) -> Any:

@@ -1,6 +1,7 @@
 """What a handler's end becomes: a status, a metric, a log line."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -246,6 +247,26 @@ def test_open_calls_end_with_their_certificate(tmp_path: Path) -> None:
                 for end in ends:
                     assert isinstance(end, grpc.aio.AioRpcError)
                     assert (end.code(), end.details()) == (grpc.StatusCode.UNAUTHENTICATED, EXPIRED)
+
+    asyncio.run(main())
+
+
+def test_no_answer_is_given_after_the_end_of_the_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a call that was not watched, since the end was far away when it began."""
+
+    class Slow(Echo):
+        async def One(self, request: BytesValue, context: Any) -> BytesValue:
+            later = time.time() + timedelta(days=400).total_seconds()
+            monkeypatch.setattr("time.time", lambda: later)
+            return request
+
+    async def main() -> None:
+        async with serving(tmp_path, Slow()) as serve:
+            files = serve.authority.files(Role.ADMIN, lifetime=timedelta(days=365))
+            async with serve.channel(files) as channel:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await ask(channel, "One")
+                assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAUTHENTICATED, EXPIRED)
 
     asyncio.run(main())
 
