@@ -30,11 +30,15 @@ class Changes:
         return _registered(self._waiting_for_end, job_id)
 
     def announce(self, job_ids: Iterable[str]) -> None:
-        """These jobs have changed in the store."""
+        """These jobs have changed in the store, and may have left room for others."""
+        self.announce_ends(job_ids)
+        self.room.set()
+
+    def announce_ends(self, job_ids: Iterable[str]) -> None:
+        """These jobs have changed, and nobody waits for the room that they may have left."""
         for job_id in job_ids:
             _set(self._watchers, job_id)
             _set(self._waiting_for_end, job_id)
-        self.room.set()
 
     def announce_room(self) -> None:
         """Something else than the end of a job may let one that waits start."""

@@ -161,9 +161,11 @@ class Follower:
 
     def _publish(self, link: Link, applied: event_queries.Applied, todo: "_Todo") -> None:
         ended = set(applied.ended)
+        if applied.crowd or link.full:
+            self._changes.announce_room()
         if applied.forget:
             link.full = False
-        self._changes.announce(ended)
+        self._changes.announce_ends(ended)
         self._changes.announce_progress(job_id for job_id in applied.changed if job_id not in ended)
         if applied.retried:
             self._retried(applied.retried)

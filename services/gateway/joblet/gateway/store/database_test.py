@@ -22,8 +22,8 @@ from joblet.api import job_pb2
 from joblet.common.errors import ConfigError, Unavailable
 from joblet.common.states import JobState
 from joblet.gateway import views
+from joblet.gateway.store import events, listing, migrations, queue
 from joblet.gateway.store import jobs as queries
-from joblet.gateway.store import listing, migrations, queue
 from joblet.gateway.store.database import Database
 from joblet.gateway.store.schema import metadata
 from joblet.gateway.store.statement import Statement
@@ -170,6 +170,7 @@ def test_only_the_owner_can_read_it(tmp_path: Path, database: Database) -> None:
         (queue._FIRST_DUE, "COVERING INDEX jobs_due (state=?)"),
         (queue._DUE, "INDEX jobs_due (state=? AND due_ns<?)"),
         (queue._ANY, "COVERING INDEX jobs_state (state=?)"),
+        (events._BEFORE, "COVERING INDEX jobs_state (state=?)"),
         (queue._PLACE, "COVERING INDEX jobs_state (state=?)"),
         (queue._LENGTH, "COVERING INDEX jobs_state (state=?)"),
         (queries._BY_ID, "sqlite_autoindex_jobs_1"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, select, update
+from sqlalchemy import Connection, bindparam, exists, literal, select, update
 
 from joblet.common.errors import Internal, JobNotFound
 from joblet.common.states import JobState, Reason, check_transition
@@ -19,7 +19,8 @@ from joblet.gateway import views
 from joblet.gateway.store import attempts
 from joblet.gateway.store import jobs as job_queries
 from joblet.gateway.store import nodes as node_queries
-from joblet.gateway.store.schema import jobs, payloads
+from joblet.gateway.store import queue as queue_queries
+from joblet.gateway.store.schema import jobs, nodes, payloads
 from joblet.gateway.store.statement import Statement
 
 
@@ -66,6 +67,7 @@ class Applied:
     forget: list[str] = field(default_factory=list)  # stored: the node may forget these, named as it names them
     orphans: list[str] = field(default_factory=list)  # running there although over for the gateway, named likewise
     unknown: list[str] = field(default_factory=list)
+    crowd: bool = False  # jobs wait for room
 
 
 _RUNNING = Statement(
@@ -110,6 +112,11 @@ _KNOWN = Statement(
         jobs.c.listing, jobs.c.retries_left, jobs.c.attempt, exists().where(payloads.c.job_id == jobs.c.id),
     ).where(jobs.c.id == bindparam("job"))
 )  # fmt: skip
+_BEFORE = Statement(
+    select(nodes.c.last_sequence, select(literal(1)).select_from(jobs).where(queue_queries.PENDING).exists())
+    .where(nodes.c.id == bindparam("node"))
+    .with_for_update()
+)
 _REVIVE = Statement(
     update(jobs)
     .where(jobs.c.id == bindparam("job"))
@@ -149,8 +156,11 @@ class _Known:
 def apply(connection: Connection, node_id: str, events: Sequence[Event]) -> Applied:
     """Raises Internal on a gap in the numbers, except before the very first event of a node: an executor may have
     forgotten what an earlier gateway acknowledged."""
-    last_sequence = node_queries.last_sequence(connection, node_id)
-    applied = Applied(last_sequence)
+    before = _BEFORE.first(connection, {"node": node_id})
+    if before is None:
+        raise Internal(f"node {node_id} is not in the store")
+    last_sequence, crowd = before
+    applied = Applied(last_sequence, crowd=crowd)
     fresh = [event for event in events if event.sequence > last_sequence]
     known = _load(connection, fresh)
     for event in fresh:

@@ -71,6 +71,14 @@ def test_a_first_event_says_that_the_node_has_secrets_and_files(connection: Conn
     assert (job_queries.contents_of(connection, "b"), job_queries.sealed_of(connection, "b")) == ([b"file"], b"sealed")
 
 
+def test_whether_jobs_wait_for_room_is_told_with_what_has_changed(connection: Connection) -> None:
+    insert(connection, "a")
+    insert(connection, "b", state=JobState.PENDING, node_id="")
+    assert queries.apply(connection, "n", [Event(1, "a", 100, STARTED)]).crowd
+    job_queries.end(connection, "b", JobState.CANCELED, Reason.CANCELED, "", -1, 150)
+    assert not queries.apply(connection, "n", [Event(2, "a", 200, ended())]).crowd
+
+
 def test_an_end_without_a_start(connection: Connection) -> None:
     insert(connection, "a")
     queries.apply(connection, "n", [Event(1, "a", 200, ended(JobState.FAILED, 127, reason="not-found", started_ns=0))])
