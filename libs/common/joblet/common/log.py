@@ -75,6 +75,7 @@ def setup(service: str, config: LoggingConfig) -> None:
     logging.captureWarnings(True)
     # What no line shows need not be found out for each: two fifths of what a line costs.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # so that nobody looks for the caller's line (docs.python.org/3/howto/logging.html)
 
 
 class TextFormatter(logging.Formatter):

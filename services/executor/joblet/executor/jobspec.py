@@ -22,6 +22,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import ClassVar, Self
 
@@ -39,6 +40,7 @@ _VERSION = 2
 _HEADER = struct.Struct("<12I7Q6I2Q2I")
 _UPLOAD = struct.Struct("<IIQ")
 _LENGTH = struct.Struct("<I")
+_REMEMBERED = 64
 
 
 class Fd(IntEnum):
@@ -330,8 +332,9 @@ class Message:
         return self._LAYOUT.pack(self.type, self.stage, self.error, 0, os.fsencode(self.detail)[:255])
 
     @classmethod
+    @lru_cache(maxsize=_REMEMBERED)
     def decode(cls, data: bytes) -> Self:
-        """Raises Internal for anything that is not exactly one message."""
+        """Raises Internal for anything that is not exactly one message. Remembered: most say the same."""
         if len(data) != cls.SIZE:
             raise Internal(f"message from jobinit has {len(data)} bytes instead of {cls.SIZE}")
         kind, stage, error, _, detail = cls._LAYOUT.unpack(data)

@@ -120,13 +120,14 @@ class Journal:
             self._delete([job_id])
         self._unfinished.pop(job_id, None)
 
-    def parked(self, job_id: str, init: InitProcess, body: Started) -> None:
-        """The command is attested and is about to be told to go. From here on it may have run."""
+    def parked(self, job_id: str, init: InitProcess, body: Started) -> Record:
+        """The command is attested and is about to be told to go. From here on it may have run. The job as it is now."""
         record = replace(self._known(job_id), init=init, parked=body)
         with self._writing():
             start = self._db.execute("INSERT INTO starts (body) VALUES (?)", (_dump(body),)).lastrowid
             self._db.execute(_INSERT, _row(record, start))
         self._unfinished[job_id] = record
+        return record
 
     def started(self, job_id: str, time_ns: int) -> Event:
         """INITIALIZING -> RUNNING with its event, whose body was stored by `parked`."""
@@ -310,7 +311,10 @@ def _dump(value: InitProcess | Started | Outcome) -> str:
 
 def _fields(value: Any) -> dict[str, Any]:
     # Not dataclasses.asdict: it copies deeply, which costs more than the transaction.
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: getattr(value, name) for name in _NAMES[type(value)]}
+
+
+_NAMES: Final = {kind: [field.name for field in fields(kind)] for kind in (InitProcess, Started, Outcome, Usage)}
 
 
 _ENCODER: Final = json.JSONEncoder(default=_fields, separators=(",", ":"))

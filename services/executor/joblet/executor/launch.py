@@ -55,6 +55,7 @@ _TMPFS_INODES: Final = 1 << 18
 _TTY_GROUP: Final = 5  # TTY_GROUP of rootfs.c
 _PAGE_BYTES: Final = 4096
 _MOST_FILES: Final = 1 << 16
+_REMEMBERED: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,7 @@ def spawn(spec: bytes, uploads: Sequence[Upload], resources: Resources, node: No
 async def prepare(network: Network, user: UserNamespace, node: Node) -> Prepared:
     """An init that waits for a job of this network in this user namespace. Raises OSError and LaunchError."""
     with ExitStack() as stack:
-        spec = _prepared_spec(network, user, node).encode()
+        spec = _prepared_spec(network, user.base, node.cgroup_version, node.tmp_bytes, node.work_bytes)
         nothing: dict[int, int] = dict.fromkeys(ORDER_FDS, node.null)
         control = _spawned(
             {
@@ -275,7 +276,7 @@ def launch_spec(order: Order, resources: Resources, node: Node) -> LaunchSpec:
         uid=inside,
         gid=inside,
         profile=order.profile,
-        flags=_flags(order, resources, node),
+        flags=_flags(order.network, node.landlock_abi, resources.cgroup.oom_event_fd is not None),
         cgroup_version=node.cgroup_version,
         init_fds=len(resources.cgroup.init_fds),
         payload_fds=len(resources.cgroup.payload_fds),
@@ -295,10 +296,11 @@ def launch_spec(order: Order, resources: Resources, node: Node) -> LaunchSpec:
     )
 
 
-def _prepared_spec(network: Network, user: UserNamespace, node: Node) -> LaunchSpec:
-    """What every job's spec has that fits: jobinit compares the two."""
-    host = user.base + JOB_ID_INSIDE
-    return LaunchSpec(
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _prepared_spec(network: Network, base: int, cgroup_version: int, tmp_bytes: int, work_bytes: int) -> bytes:
+    """What every job's spec has that fits: jobinit compares the two. There are only so many users of jobs."""
+    host = base + JOB_ID_INSIDE
+    spec = LaunchSpec(
         command="none",
         env={},
         hostname=HOSTNAME,
@@ -307,15 +309,16 @@ def _prepared_spec(network: Network, user: UserNamespace, node: Node) -> LaunchS
         uid=JOB_ID_INSIDE,
         gid=JOB_ID_INSIDE,
         flags=LaunchFlag.PREPARED | (LaunchFlag.NEW_NETWORK if network is Network.NONE else LaunchFlag.NONE),
-        cgroup_version=node.cgroup_version,
+        cgroup_version=cgroup_version,
         init_fds=0,
         payload_fds=0,
-        tmp_bytes=node.tmp_bytes,
-        work_bytes=node.work_bytes,
+        tmp_bytes=tmp_bytes,
+        work_bytes=work_bytes,
         shm_bytes=1,
         tmpfs_inodes=_TMPFS_INODES,
         nofile=_most_files(),
     )
+    return spec.encode()
 
 
 def _most_files() -> int:
@@ -385,14 +388,13 @@ def _shared(order: Order, node: Node) -> tuple[str, ...]:
     return tuple(shared)
 
 
-def _flags(order: Order, resources: Resources, node: Node) -> LaunchFlag:
-    flags = LaunchFlag.NONE
-    if order.network is Network.NONE:
+@functools.cache
+def _flags(network: Network, landlock_abi: int, oom_event: bool) -> LaunchFlag:
+    flags = LaunchFlag.OOM_EVENT if oom_event else LaunchFlag.NONE
+    if network is Network.NONE:
         flags |= LaunchFlag.NEW_NETWORK
-    elif node.landlock_abi >= LANDLOCK_SCOPES:
+    elif landlock_abi >= LANDLOCK_SCOPES:
         flags |= LaunchFlag.LANDLOCK
-    if resources.cgroup.oom_event_fd is not None:
-        flags |= LaunchFlag.OOM_EVENT
     return flags
 
 

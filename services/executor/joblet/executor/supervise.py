@@ -55,6 +55,7 @@ class Supervisor:
         self.released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.launched: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._site = site
+        self._state_dir = site.states.path(record.job_id)
         self._record = record
         self._cgroup = cgroup
         self._claims = claims
@@ -106,7 +107,7 @@ class Supervisor:
         if first and not self.launching:
             self._signal(signal.SIGTERM)
         limit_seconds = self._site.node.grace_seconds + self._site.cleanup_seconds
-        limit_seconds += self._site.outputs.seconds(self._site.states.path(self.job_id))
+        limit_seconds += self._site.outputs.seconds(self._state_dir)
         try:
             async with asyncio.timeout(limit_seconds):
                 return await asyncio.shield(self.ended)
@@ -163,8 +164,7 @@ class Supervisor:
             raise Canceled
         init = InitProcess(pid, start_ticks, node.boot_id, command_pid)
         body = Started(time.time_ns(), self._record.not_isolated, attested_ns, facts)
-        self._site.journal.parked(self.job_id, init, body)
-        self._record = replace(self._record, init=init, parked=body)
+        self._record = self._site.journal.parked(self.job_id, init, body)
         phases.reached("journal")
         await handshake.go()
         phases.reached("exec")
@@ -274,11 +274,11 @@ class Supervisor:
 
     async def _with_outputs(self, outcome: Outcome) -> Outcome:
         """What init has kept of /work goes where it is found; the outcome says what is missing."""
-        outputs, state_dir = self._site.outputs, self._site.states.path(self.job_id)
-        if not outputs.expected(state_dir):
+        outputs = self._site.outputs
+        if not outputs.expected(self._state_dir):
             return outcome
         try:
-            missing = await asyncio.to_thread(outputs.take, self.job_id, state_dir)
+            missing = await asyncio.to_thread(outputs.take, self.job_id, self._state_dir)
         except OSError as error:
             _log.error("outputs cannot be kept", jobId=self.job_id, error=error)
             missing = f"outputs are lost: {error.strerror}"
@@ -302,7 +302,7 @@ class Supervisor:
 
     def _read_record(self) -> ExitRecord | None:
         try:
-            return exitrecord.read(self._site.states.path(self.job_id))
+            return exitrecord.read(self._state_dir)
         except DamagedRecord as error:
             _log.error("exit record cannot be used", jobId=self.job_id, error=error)
             return None

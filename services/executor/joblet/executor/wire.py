@@ -5,8 +5,6 @@ import stat
 from collections.abc import Iterable
 from typing import Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from joblet.api import job_pb2
 from joblet.api.internal import executor_pb2
 from joblet.common.contents import is_digest
@@ -81,46 +79,50 @@ def refusal(error: JobletError) -> executor_pb2.Refusal:
 def event_message(event: Event) -> executor_pb2.JobEvent:
     message = executor_pb2.JobEvent(sequence=event.sequence, job_id=event.job_id, time_ns=event.time_ns)
     if isinstance(event.body, Outcome):
-        message.ended.CopyFrom(outcome_message(event.body))
+        _fill_outcome(message.ended, event.body)
     else:
-        message.started.CopyFrom(_started(event.body))
+        _fill_started(message.started, event.body)
     return message
 
 
 def outcome_message(outcome: Outcome) -> executor_pb2.Outcome:
-    return executor_pb2.Outcome(
-        status=outcome.state,
-        exit_code=outcome.exit_code,
-        signal=outcome.signal,
-        reason=outcome.reason,
-        message=outcome.message,
-        started_ns=outcome.started_ns,
-        ended_ns=outcome.ended_ns,
-        usage=_usage(outcome.usage),
-        output_bytes=outcome.output_bytes,
-    )
+    message = executor_pb2.Outcome()
+    _fill_outcome(message, outcome)
+    return message
 
 
-def _started(started: Started) -> executor_pb2.JobStarted:
-    seconds, nanos = divmod(started.attested_ns, NS_PER_SECOND)
-    time = Timestamp(seconds=seconds, nanos=nanos)
-    return executor_pb2.JobStarted(
-        not_isolated=started.not_isolated, attestation=job_pb2.Attestation(time=time, facts=started.facts)
-    )
+# Messages inside of others are filled in their place: protobuf copies one by encoding and decoding it.
+def _fill_outcome(message: executor_pb2.Outcome, outcome: Outcome) -> None:
+    message.status = outcome.state
+    message.exit_code = outcome.exit_code
+    message.signal = outcome.signal
+    message.reason = outcome.reason
+    message.message = outcome.message
+    message.started_ns = outcome.started_ns
+    message.ended_ns = outcome.ended_ns
+    message.output_bytes = outcome.output_bytes
+    _fill_usage(message.usage, outcome.usage)
 
 
-def _usage(usage: Usage) -> job_pb2.Usage:
-    return job_pb2.Usage(
-        cpuUserSeconds=usage.cpu_user_seconds,
-        cpuSystemSeconds=usage.cpu_system_seconds,
-        peakMemoryBytes=usage.peak_memory_bytes,
-        ioReadBytes=usage.io_read_bytes,
-        ioWriteBytes=usage.io_write_bytes,
-        wallSeconds=usage.wall_seconds,
-        oomKills=usage.oom_kills,
-        voluntaryContextSwitches=usage.voluntary_context_switches,
-        involuntaryContextSwitches=usage.involuntary_context_switches,
-    )
+def _fill_started(message: executor_pb2.JobStarted, started: Started) -> None:
+    message.SetInParent()  # also when all that follows is empty
+    message.not_isolated.extend(started.not_isolated)
+    time = message.attestation.time
+    time.seconds, time.nanos = divmod(started.attested_ns, NS_PER_SECOND)
+    message.attestation.facts.update(started.facts)
+
+
+def _fill_usage(message: job_pb2.Usage, usage: Usage) -> None:
+    message.SetInParent()
+    message.cpuUserSeconds = usage.cpu_user_seconds
+    message.cpuSystemSeconds = usage.cpu_system_seconds
+    message.peakMemoryBytes = usage.peak_memory_bytes
+    message.ioReadBytes = usage.io_read_bytes
+    message.ioWriteBytes = usage.io_write_bytes
+    message.wallSeconds = usage.wall_seconds
+    message.oomKills = usage.oom_kills
+    message.voluntaryContextSwitches = usage.voluntary_context_switches
+    message.involuntaryContextSwitches = usage.involuntary_context_switches
 
 
 def _check_command(command: str, args: Iterable[str]) -> None:

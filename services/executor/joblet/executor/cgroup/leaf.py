@@ -22,17 +22,23 @@ _FIRST_PAUSE_SECONDS = 0.0005
 _LONGEST_PAUSE_SECONDS = 0.05
 
 
-def make(directory: str, undo: ExitStack) -> None:
-    """Makes the directory, and removes it again when `undo` unwinds. FileExistsError if it is there already."""
-    os.mkdir(directory, mode=0o755)  # noqa: PTH102 - for every job, and a Path costs as much as the call
-    undo.callback(_remove_if_there, directory)
+def make(directories: Iterable[str], undo: ExitStack) -> None:
+    """Makes the directories, and removes them again when `undo` unwinds. FileExistsError if one is there already."""
+    made: list[str] = []
+    undo.callback(_remove_all, made)
+    for directory in directories:
+        os.mkdir(directory, mode=0o755)  # noqa: PTH102 - for every job, and a Path costs as much as the call
+        made.append(directory)
 
 
-def rename(directory: str, new: str, undo: ExitStack) -> None:
-    """Within its parent; removes it under its new name when `undo` unwinds. FileExistsError if that is there already,
-    FileNotFoundError if it is not there itself."""
-    os.rename(directory, new)  # noqa: PTH104 - as in `make`
-    undo.callback(_remove_if_there, new)
+def rename(directories: Iterable[tuple[str, str]], undo: ExitStack) -> None:
+    """Old and new names within their parents; removes them under the new ones when `undo` unwinds. FileExistsError if
+    there is a new one already, FileNotFoundError if an old one is not there."""
+    renamed: list[str] = []
+    undo.callback(_remove_all, renamed)
+    for directory, new in directories:
+        os.rename(directory, new)  # noqa: PTH104 - as in `make`
+        renamed.append(new)
 
 
 def ensure(directory: str) -> None:
@@ -145,6 +151,11 @@ def _try_rmdir(directory: str) -> bool:
             return False
         raise CgroupError.refused(error, f"removing {directory}") from error
     return True
+
+
+def _remove_all(directories: Iterable[str]) -> None:
+    for directory in directories:
+        _remove_if_there(directory)
 
 
 def _remove_if_there(directory: str) -> None:

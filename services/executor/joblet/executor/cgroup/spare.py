@@ -60,11 +60,10 @@ class Spares:
 
     def take(self, limits: Limits, devices: Sequence[Device]) -> Leaves | None:
         """One with these limits or, if there is none, with others that can be made these."""
-        fitting = [leaves for leaves in self._unused if leaves.fits(limits, devices)]
-        if not fitting:
-            return None
-        taken = next((leaves for leaves in fitting if leaves.limits == limits), fitting[0])
-        self._unused.remove(taken)
+        same = [leaves for leaves in self._unused if leaves.limits == limits]
+        taken = next((leaves for leaves in (*same, *self._unused) if leaves.fits(limits, devices)), None)
+        if taken is not None:
+            self._unused.remove(taken)
         return taken
 
     def take_all(self) -> list[Leaves]:

@@ -195,18 +195,17 @@ def test_another_executor_with_the_same_parent_takes_spares_away(driver: CgroupD
 
 CRASH = """if True:
     import os, signal, sys
-    from joblet.executor.cgroup import leaf
     from joblet.executor.cgroup.detect import detect
     from joblet.executor.cgroup.limits import Limits
 
     step, parent, steps_left = sys.argv[1], sys.argv[2], [int(sys.argv[3])]
-    real = getattr(leaf, step)
+    real = getattr(os, step)
 
-    def dying(*arguments):
+    def dying(*arguments, **keywords):
         if steps_left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         steps_left[0] -= 1
-        real(*arguments)
+        real(*arguments, **keywords)
 
     driver = detect(parent)
     driver.prepare()
@@ -215,7 +214,7 @@ CRASH = """if True:
     if step == "rename":
         driver.make_spare()
         driver.make_spare()
-    setattr(leaf, step, dying)
+    setattr(os, step, dying)
     if step == "rename":
         driver.create("crashed", limits, ())
     else:
@@ -224,7 +223,7 @@ CRASH = """if True:
 
 
 @pytest.mark.parametrize("steps", range(5))
-@pytest.mark.parametrize("step", ["make", "rename"])
+@pytest.mark.parametrize("step", ["mkdir", "rename"])
 def test_a_killed_executor_leaves_nothing_that_the_next_does_not_find(
     driver: CgroupDriver, parent: str, step: str, steps: int
 ) -> None:
@@ -238,7 +237,7 @@ def test_a_killed_executor_leaves_nothing_that_the_next_does_not_find(
     renamed = directories_named("crashed")
     assert len(renamed) == (steps if step == "rename" else 0)
     left = len(spares(parent))
-    assert left == (steps if step == "make" else 10 - steps)
+    assert left == (steps if step == "mkdir" else 10 - steps)
 
     following = detect(parent)
     following.prepare()

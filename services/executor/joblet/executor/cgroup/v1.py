@@ -154,17 +154,16 @@ class V1Driver:
         undo.callback(self._drop, found)
         directories = self._leaf_directories(job_id, limits)
         spares = self._leaf_directories(found.name, limits)
-        for old, new in dict.fromkeys(zip(spares.values(), directories.values(), strict=True)):
-            leaf.rename(old, new, undo)
+        leaf.rename(dict.fromkeys(zip(spares.values(), directories.values(), strict=True)), undo)
         _apply(limits, devices, directories, found.limits)
         return found
 
     def _make(self, name: str, limits: Limits, devices: tuple[Device, ...], undo: ExitStack) -> Leaves:
         directories = self._leaf_directories(name, limits)
-        for directory in dict.fromkeys(directories.values()):
-            leaf.make(directory, undo)
+        each = dict.fromkeys(directories.values())
+        leaf.make(each, undo)
         _apply(limits, devices, directories)
-        payload = tuple(_open_tasks(directory, undo) for directory in dict.fromkeys(directories.values()))
+        payload = _open_tasks(each, undo)
         counter = _open_counter(directories)
         undo.callback(os.close, counter)
         event = _watch_oom(directories["memory"], counter, undo)
@@ -324,10 +323,17 @@ def _inherit_cpuset(parent: str, depth: int) -> None:
     files.write(f"{parent}/cgroup.clone_children", "1")
 
 
-def _open_tasks(directory: str, undo: ExitStack) -> int:
-    fd = os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC)
-    undo.callback(os.close, fd)
-    return fd
+def _open_tasks(directories: Iterable[str], undo: ExitStack) -> tuple[int, ...]:
+    opened: list[int] = []
+    undo.callback(_close_all, opened)
+    for directory in directories:
+        opened.append(os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC))
+    return tuple(opened)
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _open_counter(directories: Mapping[str, str]) -> int:

@@ -92,7 +92,7 @@ class V2Driver:
         directory = self._job_directory(job_id)
         with ExitStack() as undo:
             init = _open_directory(f"{self._parent}/{INIT_LEAF}", undo)
-            leaf.make(directory, undo)
+            leaf.make([directory], undo)
             _apply(limits, devices, directory)
             payload = _open_directory(directory, undo)
             counter = _open_counter(directory)
