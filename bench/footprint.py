@@ -69,9 +69,10 @@ def row(when: str, system: LocalSystem) -> int:
 
 
 def inits_below(executor: int) -> list[int]:
-    """The jobs' PID 1 processes: the executor's children that are jobinit."""
-    children = Path(f"/proc/{executor}/task/{executor}/children").read_text().split()
-    return [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == "jobinit"]
+    """The jobs' PID 1 processes, and the nursery that they come from: the executor's descendants that are jobinit."""
+    below = [int(pid) for pid in Path(f"/proc/{executor}/task/{executor}/children").read_text().split()]
+    found = [pid for pid in below if Path(f"/proc/{pid}/comm").read_text().strip() == "jobinit"]
+    return [*found, *(pid for nursery in found for pid in inits_below(nursery))]
 
 
 def pss(pid: int) -> int:

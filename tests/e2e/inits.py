@@ -21,17 +21,20 @@ def _when(pids: list[int], wanted: int) -> list[int] | None:
 
 
 def _inits_of(executor: int) -> list[int]:
-    """Those that live: an init that has ended is the executor's child until it has been reaped."""
+    """Those that live: the children of the executor's nursery."""
+    return [pid for nursery in _children(executor) for pid in _children(nursery) if _lives(pid)]
+
+
+def _children(pid: int) -> list[int]:
     found = []
-    for children in Path(f"/proc/{executor}/task").glob("*/children"):
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(FileNotFoundError, ProcessLookupError):
-            found += [int(pid) for pid in children.read_text().split() if _is_init(int(pid))]
+            found += [int(child) for child in children.read_text().split()]
     return found
 
 
-def _is_init(pid: int) -> bool:
+def _lives(pid: int) -> bool:
     try:
-        name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition(" (")[2].rpartition(") ")
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):  # ended while we looked
         return False
-    return name == "jobinit" and rest[0] not in "ZX"

@@ -1,6 +1,7 @@
 /* jobinit: PID 1 of every job.
  *
- * The executor spawns this program with the descriptors of jobinit.h. Three processes come of it, in this order:
+ * It begins with the descriptors of jobinit.h at their places, forked off by nursery.c or executed. Three processes come
+ * of it, in this order:
  *
  *  outer    1. blocks all signals, once and for all: a SIGTERM that comes before init can handle it stays pending. Resets
  *              dispositions, for whoever spawned us may ignore SIGCHLD or SIGPIPE.

@@ -40,7 +40,8 @@ static inline long need(uint32_t stage, long result, const char *detail)
     return result;
 }
 
-/* main.c, init.c, rootfs.c, command.c, seccomp.c */
+/* nursery.c, main.c, init.c, rootfs.c, command.c, seccomp.c */
+_Noreturn void nursery(void);
 _Noreturn void outer(void);
 _Noreturn void init(struct spec *spec);
 void rootfs_mount(const struct spec *spec);

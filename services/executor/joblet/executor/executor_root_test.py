@@ -30,6 +30,7 @@ from joblet.executor.job import Order, Outcome
 from joblet.executor.journal import Journal
 from joblet.executor.logs import LogStore
 from joblet.executor.machine import Machine
+from joblet.executor.nursery import Nursery
 from joblet.executor.outputs import Outputs
 from joblet.executor.server import Prepared, output_limits, site_of
 from joblet.executor.site import Site
@@ -58,11 +59,14 @@ class Bench:
             with (
                 closing(LogStore(self.config.executor.logstore_socket, timeout_seconds=logstore_seconds)) as logs,
                 ThreadPoolExecutor(1) as cleaner,
+                closing(Nursery(self.machine.jobinit, self.machine.template, self.prepared.null)) as nursery,
             ):
                 contents = Contents(self.config.executor.state_dir / "contents", ROOMY)
                 outputs = Outputs(self.config.executor.state_dir / "outputs", output_limits(self.config))
                 feed = Feed(self.prepared.journal)
-                site = site_of(self.config, self.prepared, self.machine, feed, logs, cleaner, contents, outputs)
+                site = site_of(
+                    self.config, self.prepared, self.machine, nursery, feed, logs, cleaner, contents, outputs
+                )
                 executor = Executor(replace(site, **changes), machine.capacity(self.config), tasks)  # type: ignore[arg-type]
                 try:
                     yield executor
@@ -190,9 +194,10 @@ def test_jobinit_that_hangs_is_given_up(bench: Bench, tmp_path: Path, monkeypatc
     hanging.chmod(0o755)
 
     async def scenario() -> None:
-        async with bench.executor() as executor:
-            site = replace(executor.site, node=replace(executor.site.node, jobinit=hanging))
-            async with bench.executor(node=site.node) as hung:
+        with closing(Nursery(hanging, bench.machine.template, bench.prepared.null)) as nursery:
+            async with bench.executor() as executor:
+                node = replace(executor.site.node, nursery=nursery)
+            async with bench.executor(node=node) as hung:
                 job = new_order()
                 await hung.start(job)
                 outcome = await end_of(hung.site, job.job_id)

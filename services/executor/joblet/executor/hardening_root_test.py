@@ -28,7 +28,7 @@ from joblet.executor.jobinit_for_tests import Failed, Job, errno_of, unlimited
 from joblet.executor.jobinit_for_tests import Node as BareNode
 from joblet.executor.jobspec import LaunchFlag, Profile, Stage, Upload, UploadKind
 from joblet.executor.launch import LaunchError
-from joblet.executor.launch_for_tests import Ground, prepared_ground
+from joblet.executor.launch_for_tests import Ground, other_ground, prepared_ground
 from joblet.executor.procfs import parse_status
 from joblet.executor.rootplan import inspect_host, plan
 from joblet.executor.seccomp_for_tests import mutations as rules
@@ -61,11 +61,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory, _careless: None) -> Iterato
         yield made
 
 
-def with_jobinit(ground: Ground, jobinit: Path) -> Ground:
-    return replace(ground, node=replace(ground.node, jobinit=jobinit))
-
-
-def launched(ground: Ground, mutations: Iterable[Mutation], workshop: Workshop) -> str:
+def launched(ground: Ground, mutations: Iterable[Mutation], workshop: Workshop, template: int | None = None) -> str:
     """Why the job was refused, empty when it ran."""
     chosen = tuple(mutations)
     job = order(
@@ -74,7 +70,8 @@ def launched(ground: Ground, mutations: Iterable[Mutation], workshop: Workshop) 
     if any(mutation.host_network for mutation in chosen):
         job = replace(job, network=Network.HOST)
     try:
-        asyncio.run(with_jobinit(ground, workshop.build(chosen)).run(job))
+        with other_ground(ground, workshop.build(chosen), template) as other:
+            asyncio.run(other.run(job))
     except (AttestationFailed, LaunchError) as error:
         assert ground.output() == ""
         return error.message
@@ -268,11 +265,11 @@ def test_without_the_line_attestation_refuses(ground: Ground, workshop: Workshop
     if mutation.version not in (0, ground.node.cgroup_version):
         return  # the other version's way of doing it
     with ExitStack() as stack:
+        template = None
         if name == "clone without CLONE_NEWNS":  # its mounts stay in the namespace that all others start from
             template = build_template(plan(inspect_host()), ground.directory)
             stack.callback(os.close, template)
-            ground = replace(ground, node=replace(ground.node, template=template))
-        assert launched(ground, [mutation], workshop) != ""
+        assert launched(ground, [mutation], workshop, template) != ""
 
 
 @pytest.fixture
@@ -286,8 +283,9 @@ def test_a_working_directory_that_is_the_machines_is_refused(
     ground: Ground, workshop: Workshop, ordinary_umask: None
 ) -> None:
     """Descriptor 7 is the job's state directory; here it can be entered, in an executor's only by root."""
-    weak = with_jobinit(ground, workshop.build([OPEN_TOO_LONG, MAGIC_LINKS]))
-    with pytest.raises(AttestationFailed, match="working directory is on no mount of the job"):
+    built = workshop.build([OPEN_TOO_LONG, MAGIC_LINKS])
+    message = "working directory is on no mount of the job"
+    with other_ground(ground, built) as weak, pytest.raises(AttestationFailed, match=message):
         asyncio.run(weak.run(order(command="sh", args=("-c", "echo ran"), work_dir="/proc/self/fd/7")))
     assert ground.output() == ""
 

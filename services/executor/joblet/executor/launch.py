@@ -15,13 +15,11 @@ import functools
 import os
 import resource
 import select
-import signal
 import socket
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from joblet.common import unixsock
@@ -47,7 +45,9 @@ from joblet.executor.jobspec import (
     Stage,
 )
 from joblet.executor.logs import LogFiles
+from joblet.executor.nursery import Nursery
 from joblet.executor.userns import JOB_ID_INSIDE, UserNamespace
+from joblet.executor.waiting import end
 
 BUFFERED_WRITES: Final = "maxIOBPS: writes that the kernel delays are not limited (the node has cgroup v1)"
 LANDLOCK_SCOPES: Final = 6  # the Landlock ABI that can scope abstract sockets and signals (Linux 6.12)
@@ -73,7 +73,7 @@ class OutputLimits:
 class Node:
     """What every launch on this node has in common; descriptors stay open as long as the executor."""
 
-    jobinit: Path
+    nursery: Nursery
     template: int  # mount namespace
     bound_paths: tuple[str, ...]
     host_namespaces: Mapping[str, int]
@@ -109,10 +109,6 @@ class Prepared:
     user: UserNamespace
     _pidfd: int | None
 
-    @property
-    def unused(self) -> bool:
-        return self._pidfd is not None
-
     def alive(self) -> bool:
         poll = select.poll()
         poll.register(self._pid_fd(), select.POLLIN)
@@ -127,7 +123,7 @@ class Prepared:
         """Ends it, unless it has its job."""
         self.control.close()
         if self._pidfd is not None:
-            os.close(self.take_pidfd())
+            end(self.take_pidfd())
 
     def _pid_fd(self) -> int:
         if self._pidfd is None:
@@ -165,8 +161,8 @@ class Handshake:
                 os.close(fd)
 
     async def init(self) -> tuple[int, int]:
-        """init's pid, vouched for by the kernel, and a pidfd, which the caller closes. Until init is reaped the number
-        is no other process's: the executor is its parent once jobinit's outer process is gone."""
+        """init's pid, vouched for by the kernel, and a pidfd, which the caller closes. As soon as init has ended, the
+        number may be another process's."""
         if self._prepared is not None:
             return self._prepared.pid, self._prepared.take_pidfd()
         received = await self._receive(MessageType.INIT)
@@ -237,7 +233,7 @@ def spawn(spec: bytes, uploads: Sequence[Upload], resources: Resources, node: No
             unixsock.send(prepared.control, ORDER, [places.pop(place) for place in ORDER_FDS] + list(places.values()))
             control = prepared.control
         else:
-            control = _spawned({**places, Fd.TEMPLATE: node.template, Fd.USERNS: resources.user.fd}, node, stack)
+            control = _spawned({**places, Fd.USERNS: resources.user.fd}, node, stack)
         yield stack.enter_context(closing(Handshake(control, prepared)))
 
 
@@ -245,17 +241,8 @@ async def prepare(network: Network, user: UserNamespace, node: Node) -> Prepared
     """An init that waits for a job of this network in this user namespace. Raises OSError and LaunchError."""
     with ExitStack() as stack:
         spec = _prepared_spec(network, user.base, node.cgroup_version, node.tmp_bytes, node.work_bytes)
-        nothing: dict[int, int] = dict.fromkeys(ORDER_FDS, node.null)
-        control = _spawned(
-            {
-                **nothing,
-                Fd.SPEC: _memory_file("joblet-spec", [spec], stack),
-                Fd.TEMPLATE: node.template,
-                Fd.USERNS: user.fd,
-            },
-            node,
-            stack,
-        )
+        spec_fd = _memory_file("joblet-spec", [spec], stack)
+        control = _spawned({Fd.SPEC: spec_fd, Fd.USERNS: user.fd}, node, stack)
         pid, pidfd = await stack.enter_context(closing(Handshake(control))).init()
         return Prepared(control.dup(), pid, user, pidfd)
 
@@ -419,21 +406,13 @@ def _job_places(
 
 
 def _spawned(places: Mapping[int, int], node: Node, stack: ExitStack) -> socket.socket:
-    """Starts jobinit; our end of the control socket, which `stack` closes. It reaps jobinit's outer process as well."""
+    """Starts jobinit; our end of the control socket, which `stack` closes."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     stack.enter_context(ours)
     ours.setblocking(False)
     unixsock.pass_credentials(ours)
     with theirs:
-        all_places = {0: node.null, 1: node.null, 2: node.null, Fd.NETNS: node.null, Fd.CONTROL: theirs.fileno()}
-        # Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so through execve(2).
-        pid = os.posix_spawn(
-            node.jobinit, ["jobinit"], {}, setsid=True, setsigmask=(), setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, source, int(place)) for place, source in sorted({**all_places, **places}.items())
-            ],
-        )  # fmt: skip
-    stack.callback(_reap, pid)
+        node.nursery.spawn({**places, Fd.CONTROL: theirs.fileno()})
     return ours
 
 
@@ -448,12 +427,6 @@ def _memory_file(name: str, contents: Sequence[bytes], stack: ExitStack) -> int:
     return descriptor
 
 
-def _reap(outer: int) -> None:
-    # By now it has left, or must: it has nothing to do after init exists. Unreaped, its pid cannot be another's.
-    os.kill(outer, signal.SIGKILL)
-    os.waitpid(outer, 0)
-
-
 def _sender(received: unixsock.Received, stage: Stage) -> int:
     if received.credentials is None:
         raise LaunchError(stage, 0, "a message came without credentials")
@@ -464,11 +437,3 @@ def _refusal(message: Message) -> LaunchError:
     if message.type is MessageType.ERROR:
         return LaunchError(message.stage, message.error, message.detail)
     return LaunchError(Stage.CONTROL, 0, f"unexpected message {message.type.name}")
-
-
-def start_ticks_of(pid: int) -> int:
-    """When init started. Raises LaunchError when it has ended."""
-    ticks = procfs.start_ticks(pid)
-    if ticks is None:
-        raise LaunchError(Stage.CONTROL, 0, "init ended during the launch")
-    return ticks

@@ -5,7 +5,7 @@ import os
 import select
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from joblet.executor.job import Order
 from joblet.executor.launch import Node, OutputLimits, Resources
 from joblet.executor.logs import LogFiles
 from joblet.executor.machine import Machine
+from joblet.executor.nursery import Nursery
 from joblet.executor.testing import ROOMY
-from joblet.executor.waiting import readable
+from joblet.executor.waiting import end, readable
 
 TIMEOUT_SECONDS = 120.0
 END_SECONDS = 2.0
@@ -80,6 +81,14 @@ class Ground:
         return (self.directory / "output").read_text()
 
 
+@contextmanager
+def other_ground(ground: Ground, jobinit: Path, template: int | None = None) -> Iterator[Ground]:
+    """The same with another jobinit, and with another mount namespace that jobs start from if one is given."""
+    chosen = ground.node.template if template is None else template
+    with closing(Nursery(jobinit, chosen, ground.node.null)) as nursery:
+        yield replace(ground, node=replace(ground.node, nursery=nursery, template=chosen))
+
+
 def _empty(directory: Path) -> None:
     for path in directory.iterdir():
         path.unlink()
@@ -89,10 +98,10 @@ def end_init(pidfd: int) -> None:
     """A parked command leaves by itself once the socket is closed; init with it. One that is broken is killed."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-    if not poll.poll(END_SECONDS * 1000):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+    poll.poll(END_SECONDS * 1000)
+    end(os.dup(pidfd))
 
 
 @contextmanager
@@ -106,8 +115,9 @@ def prepared_ground(directory: Path) -> Iterator[Ground]:
             executor=ExecutorConfig(state_dir=directory, cgroup_parent=f"{RUN}-launch"),
         )
         prepared = machine.prepare(config, stack)
+        nursery = stack.enter_context(closing(Nursery(prepared.jobinit, prepared.template, null)))
         node = Node(
-            jobinit=prepared.jobinit, template=prepared.template, bound_paths=prepared.bound_paths,
+            nursery=nursery, template=prepared.template, bound_paths=prepared.bound_paths,
             host_namespaces=procfs.own_namespaces(), null=null, boot_id=procfs.boot_id(),
             cgroup_version=prepared.cgroups.version, landlock_abi=syscalls.landlock_abi(), tmp_bytes=16 << 20,
             work_bytes=16 << 20, grace_seconds=0.1, log_rate=0, contents=Contents(directory / "contents", ROOMY),

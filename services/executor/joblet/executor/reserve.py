@@ -10,9 +10,6 @@ the cgroups that the driver makes ahead (`cgroup.spare`).
 """
 
 import asyncio
-import os
-import signal
-from contextlib import suppress
 from typing import Final
 
 from joblet.common import log
@@ -82,12 +79,7 @@ class Reserve:
 
     def done_with(self, prepared: Prepared) -> None:
         """Ends one that was taken and got no job; its uid range is the caller's. One with a job goes on."""
-        unused = prepared.unused
         prepared.close()
-        if unused:
-            with suppress(ChildProcessError, ProcessLookupError):
-                os.kill(prepared.pid, signal.SIGKILL)  # our child and unreaped, so the number is still its own
-                os.waitpid(prepared.pid, 0)
 
     def _drop(self, prepared: Prepared) -> None:
         self.done_with(prepared)

@@ -45,7 +45,8 @@ def test_a_network_asked_for_while_another_is_being_prepared(monkeypatch: pytest
         return Prepared(socket.socket(socket.AF_UNIX), 1, user, os.open(os.devnull, os.O_RDONLY))
 
     def dropped(_: Reserve, prepared: Prepared) -> None:
-        prepared.close()
+        prepared.control.close()
+        os.close(prepared.take_pidfd())
 
     async def scenario() -> None:
         for number in range(2 * STOCK):

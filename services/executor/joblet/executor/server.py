@@ -31,6 +31,7 @@ from joblet.executor.launch import Node, OutputLimits
 from joblet.executor.locallines import LocalLines
 from joblet.executor.logs import LogStore
 from joblet.executor.machine import Machine
+from joblet.executor.nursery import Nursery
 from joblet.executor.outputs import Outputs
 from joblet.executor.registry import beat
 from joblet.executor.site import Site
@@ -119,7 +120,9 @@ def _executor(
         return NoExecutor(prepared.journal, prepared.machine)
     logs = stack.enter_context(closing(LogStore(config.executor.logstore_socket)))
     cleaner = stack.enter_context(ThreadPoolExecutor(1, "cleaner", _yield_to_others))
-    site = site_of(config, prepared, prepared.machine, feed, logs, cleaner, contents, outputs)
+    machine = prepared.machine
+    nursery = stack.enter_context(closing(Nursery(machine.jobinit, machine.template, prepared.null)))
+    site = site_of(config, prepared, machine, nursery, feed, logs, cleaner, contents, outputs)
     executor = Executor(site, machines.capacity(config), tasks)
     adopt_jobs(executor, tasks)
     return executor
@@ -135,6 +138,7 @@ def site_of(
     config: Config,
     prepared: Prepared,
     machine: Machine,
+    nursery: Nursery,
     feed: Feed,
     logs: LogStore,
     cleaner: ThreadPoolExecutor,
@@ -143,7 +147,7 @@ def site_of(
 ) -> Site:
     own = config.executor
     node = Node(
-        jobinit=machine.jobinit,
+        nursery=nursery,
         template=machine.template,
         bound_paths=machine.bound_paths,
         host_namespaces=procfs.own_namespaces(),

@@ -22,6 +22,7 @@ from joblet.executor.testing_node import (
     NodeProcesses,
     Watch,
     node_processes,
+    nurslings,
     spec,
     start,
     stop,
@@ -337,10 +338,10 @@ def settle(node: NodeProcesses) -> None:
     """Until only the inits prepared for later jobs are there, of both networks: none on cgroup v2."""
     prepared = reserve.MOST if detect("jbtest").version == 1 else 0
 
-    def children() -> int:
-        return len(Path(f"/proc/{node.executor.pid}/task/{node.executor.pid}/children").read_text().split())
+    def inits() -> int:
+        return len(nurslings(node.executor.pid))
 
-    wait_until(lambda: children() == prepared, lambda: f"{children()} children")
+    wait_until(lambda: inits() == prepared, lambda: f"{inits()} inits")
 
 
 @pytest.mark.parametrize("memory_bytes", [32 * MIB, 100 * MIB])

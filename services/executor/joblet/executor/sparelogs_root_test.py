@@ -13,7 +13,16 @@ import pytest
 
 from joblet.api.internal import executor_pb2
 from joblet.executor.sparelogs import STOCK
-from joblet.executor.testing_node import NodeProcesses, Watch, node_processes, spec, start, stop, wait_until
+from joblet.executor.testing_node import (
+    NodeProcesses,
+    Watch,
+    node_processes,
+    nurslings,
+    spec,
+    start,
+    stop,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from joblet.api.internal.executor_pb2_grpc import ExecutorServiceAsyncStub
@@ -208,7 +217,9 @@ def test_init_is_killed_before_its_log_is_named(node: NodeProcesses) -> None:
 
     async def scenario() -> executor_pb2.Outcome:
         async with unnamed(node, job) as stub, Watch(stub) as watch:
-            for pid in inits_of(node.executor.pid):
+            inits = nurslings(node.executor.pid)
+            assert inits
+            for pid in inits:
                 os.kill(pid, signal.SIGKILL)
             os.kill(node.logstore.pid, signal.SIGCONT)
             return await watch.end(job.job_id)
@@ -216,19 +227,6 @@ def test_init_is_killed_before_its_log_is_named(node: NodeProcesses) -> None:
     outcome = asyncio.run(scenario())
     assert (outcome.status, outcome.output_bytes) == ("FAILED", 0)
     assert asyncio.run(node.output(job.job_id)) == b""
-
-
-def inits_of(executor: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, fields = stat.read_text().rsplit(")", 1)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if name.endswith("(jobinit") and int(fields.split()[1]) == executor:
-            found.append(int(stat.parent.name))
-    assert found
-    return found
 
 
 def test_a_log_that_cannot_get_its_name_fails_the_job(node: NodeProcesses) -> None:

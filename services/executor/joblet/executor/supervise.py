@@ -25,11 +25,12 @@ from joblet.executor.cgroup.driver import CgroupError, CgroupUsage, JobCgroup
 from joblet.executor.ending import Evidence, Failure, launch_failure, outcome_of
 from joblet.executor.exitrecord import DamagedRecord, ExitRecord
 from joblet.executor.job import Event, InitProcess, Order, Outcome, Record, Started
+from joblet.executor.jobspec import Stage
 from joblet.executor.launch import Handshake, LaunchError, Resources
 from joblet.executor.logs import LogFiles
 from joblet.executor.metrics import OUTCOMES, Phases
 from joblet.executor.site import Claims, Site
-from joblet.executor.waiting import readable
+from joblet.executor.waiting import readable, reap
 
 LAUNCH_SECONDS: Final = 30.0
 _UNPACK_BYTES_PER_SECOND: Final = 32 << 20  # at least so fast are uploads written into /work
@@ -152,8 +153,10 @@ class Supervisor:
         # While jobinit works: what can be known of the job before its command waits.
         node = self._site.node
         expected = launch.expectation(order, resources, node, pid)
-        start_ticks = launch.start_ticks_of(pid)
-        command_pid = await handshake.parked()
+        start_ticks = procfs.start_ticks(pid)
+        command_pid = await handshake.parked()  # raises what init has said, if it has ended
+        if start_ticks is None:
+            raise LaunchError(Stage.CONTROL, 0, "init ended during the launch")
         phases.reached("park")
         facts = attest(command_pid, resources.cgroup, expected)
         attested_ns = time.time_ns()
@@ -370,8 +373,6 @@ def _started_ns(event: Event) -> int:
 def _reap(pidfd: int) -> None:
     """Closes the pidfd, too. Not in the event loop: freeing a pid namespace with its /proc can take a millisecond."""
     try:
-        # The init of an adopted job is not our child; its parent reaps it.
-        with suppress(ChildProcessError):
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        reap(pidfd)
     finally:
         os.close(pidfd)

@@ -276,6 +276,15 @@ def wait_until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> N
         time.sleep(POLL_SECONDS)  # between two looks; nothing depends on its length
 
 
+def nurslings(executor: int) -> list[int]:
+    """The inits of its jobs, and those that wait for one: the children of its nursery."""
+    return [init for nursery in _children(executor) for init in _children(nursery)]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def spec(*command: str, **changes: Any) -> executor_pb2.JobSpec:
     """A harmless job."""
     fields: dict[str, Any] = {

@@ -1,6 +1,10 @@
 """Waiting in the event loop for a descriptor, such as a pidfd: readable once its process has ended, pidfd_open(2)."""
 
 import asyncio
+import os
+import select
+import signal
+from contextlib import suppress
 
 
 async def readable(fd: int, seconds: float | None = None) -> bool:
@@ -25,3 +29,23 @@ async def readable(fd: int, seconds: float | None = None) -> bool:
     finally:
         if limit is not None:
             limit.cancel()
+
+
+def end(pidfd: int) -> None:
+    """Kills the process, returns when it has ended and closes the descriptor. For one that can end at once."""
+    try:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll()
+        reap(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def reap(pidfd: int) -> None:
+    """Of a process that has ended, if it is a child of ours that still has to be. Most are the nursery's, which reaps
+    them; those of a nursery that was killed are ours, those of an earlier executor somebody else's."""
+    with suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
