@@ -8,6 +8,7 @@ import asyncio
 import os
 import sqlite3
 import time
+from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from typing import Final
 
@@ -39,7 +40,7 @@ class Executor:
         self._reserve = Reserve(site.node, site.users, site.cgroups, tasks)
         self._accepting: dict[str, asyncio.Task[Record | JobletError]] = {}
         self._supervisors: dict[str, Supervisor] = {}
-        self._leaving: set[asyncio.Future[None]] = set()  # ended jobs that still hold something of the node
+        self._released: set[Future[None]] = set()  # of ended jobs that held something of the node when last looked
         self._watching: set[asyncio.Task[None]] = set()
         self._closing = False
         RUNNING.set_function(lambda: len(self._supervisors))
@@ -97,9 +98,11 @@ class Executor:
 
     def _let_go(self, supervisor: Supervisor) -> None:
         self._supervisors.pop(supervisor.job_id, None)
-        if not supervisor.released.done():
-            self._leaving.add(supervisor.released)
-            supervisor.released.add_done_callback(self._leaving.discard)
+        self._released = {*self._leaving(), supervisor.released}
+
+    def _leaving(self) -> set[Future[None]]:
+        """What ended jobs still hold of the node goes with these."""
+        return {released for released in self._released if not released.done()}
 
     def leave_at_end(self, task: asyncio.Task[None]) -> None:
         """A task that may be canceled when the executor ends: the next one takes up what it did."""
@@ -114,8 +117,8 @@ class Executor:
             async with asyncio.timeout(DRAIN_SECONDS):
                 while self._accepting or any(supervisor.busy for supervisor in self._supervisors.values()):
                     await asyncio.sleep(0.01)
-                if self._leaving:
-                    await asyncio.wait(self._leaving)
+                for released in self._leaving():
+                    await asyncio.wrap_future(released)
         except TimeoutError:
             _log.warn("launches or removals were still going on at the end")
         for task in list(self._watching):
@@ -179,8 +182,8 @@ class Executor:
             descriptors.callback(self._reserve.done_with, prepared)
             user = prepared.user
         else:
-            while site.users.exhausted and self._leaving:
-                await asyncio.wait(self._leaving, return_when=asyncio.FIRST_COMPLETED)
+            while site.users.exhausted and (leaving := self._leaving()):
+                await asyncio.wait(map(asyncio.wrap_future, leaving), return_when=asyncio.FIRST_COMPLETED)
             user = site.users.acquire()
         holdings.callback(site.users.release, user.base)
         phases.reached("admit")

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
@@ -134,6 +135,32 @@ def test_an_end_is_told_before_anything_is_removed(bench: Bench) -> None:
 
     asyncio.run(scenario())
     assert notes == ["told", "removed"]
+    assert bench.left() == []
+
+
+def test_a_job_waits_for_the_ids_of_one_that_has_ended(bench: Bench) -> None:
+    async def scenario() -> None:
+        users, may_go_on = bench.machine.users, threading.Event()
+        with ThreadPoolExecutor(1) as cleaner:
+            async with bench.executor(cleaner=cleaner) as executor:
+                taken = []
+                while not users.exhausted:
+                    taken.append(users.acquire())
+                users.release(taken.pop().base)
+                cleaner.submit(may_go_on.wait, TIMEOUT_SECONDS)
+                first, second = new_order(), new_order()
+                await executor.start(first)
+                await end_of(executor.site, first.job_id)
+                waiting = asyncio.ensure_future(executor.start(second))
+                await asyncio.wait([waiting], timeout=0.05)
+                assert not waiting.done()
+                may_go_on.set()
+                await waiting
+                assert (await end_of(executor.site, second.job_id)).state is JobState.COMPLETED
+                for user in taken:
+                    users.release(user.base)
+
+    asyncio.run(scenario())
     assert bench.left() == []
 
 

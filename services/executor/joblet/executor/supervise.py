@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -47,13 +48,15 @@ class Canceled(Exception):
 
 
 class Supervisor:
-    """`ended` gets the job's last event, `released` is done once nothing is held for the job any more. Either `launch`
-    or `adopt` runs, once, as a task."""
+    """`ended` gets the job's last event, `released` is done once nothing is held for the job any more: by the cleaner,
+    which disturbs the event loop only when somebody waits there (asyncio.wrap_future). Either `launch` or `adopt` runs,
+    once, as a task."""
 
     def __init__(self, site: Site, record: Record, cgroup: JobCgroup | None, claims: Claims) -> None:
         self.job_id = record.job_id
         self.ended: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
-        self.released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.released: Future[None] = Future()
+        self.released.set_running_or_notify_cancel()  # who gives up waiting for it cancels nothing
         self.launched: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._site = site
         self._state_dir = site.states.path(record.job_id)
@@ -345,16 +348,16 @@ class Supervisor:
             self._cgroup.close()  # descriptors belong to the event loop's thread
         if self._pidfd is not None:
             self._claims.holdings.callback(_reap, os.dup(self._pidfd))
-        self._site.cleaner.submit(self._remove_holdings, asyncio.get_running_loop())
+        self._site.cleaner.submit(self._remove_holdings)
 
-    def _remove_holdings(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _remove_holdings(self) -> None:
         try:
             self._claims.holdings.close()
         except (CgroupError, OSError) as error:
             _log.error("something of the job is left", jobId=self.job_id, error=error)
         except Exception:  # noqa: BLE001 - a fault of ours: shown, for nobody waits for this thread's result
             _log.exception("what the job held was not given back", jobId=self.job_id)
-        loop.call_soon_threadsafe(self.released.set_result, None)
+        self.released.set_result(None)
 
     async def _durable(self, write: Callable[[], Event]) -> Event:
         """The journal's disk may be full for a while: nothing is told before it is written."""
