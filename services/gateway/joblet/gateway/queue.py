@@ -1,7 +1,8 @@
 """The queue at work: whenever there may be room on a node, its next jobs are placed and handed to it.
 
 The queue itself is in the store (`store.queue`), its rules are in `placement`. Nothing here is asked at intervals: the
-ends of jobs, nodes that connect or grow, jobs that leave the queue and jobs whose time has come all set `Changes.room`.
+ends of jobs (if others wait then: `store.events.Applied.crowd`), nodes that connect or grow, jobs that leave the queue
+and jobs whose time has come all set `Changes.room`.
 What was decided but not handed over when the gateway was killed is found when the node connects (`reconcile`).
 """
 
