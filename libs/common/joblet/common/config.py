@@ -154,6 +154,7 @@ class LogstoreConfig:
         60.0, minimum=0.1
     )  # a reader that takes nothing for longer is removed
     seal_after_seconds: float = schema.duration(60.0)  # after the end of the output: compressed and checksummed
+    seal_min_kb: int = schema.integer(4)  # KiB kept of an output; less stays as it is, unless there is an archive
     retention: LogRetentionConfig = schema.section(LogRetentionConfig)
     archive: LogArchiveConfig = schema.section(LogArchiveConfig)
 

@@ -103,6 +103,7 @@ def test_the_printed_file_holds_the_defaults(tmp_path: Path) -> None:
         ("logstore.socket", "/s", "socket", Path("/s")),
         ("logstore.readerTimeout", "5s", "reader_timeout_seconds", 5.0),
         ("logstore.sealAfter", "1h", "seal_after_seconds", 3600.0),
+        ("logstore.sealMinKb", 0, "seal_min_kb", 0),
         ("logstore.retention.maxAge", "7d", "max_age_seconds", 7 * 86_400.0),
         ("logstore.retention.maxJobSizeMb", 1, "max_job_size_mb", 1),
         ("logstore.retention.maxTotalMb", 2, "max_total_mb", 2),

@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 from joblet.common.config import LogstoreConfig
 from joblet.common.errors import JobletError, JobNotFound
 from joblet.common.log import get_logger
-from joblet.common.units import NS_PER_SECOND
+from joblet.common.units import KIB, NS_PER_SECOND
 from joblet.logstore import metrics
 from joblet.logstore.archive import Archive
 from joblet.logstore.diskroom import DiskRoom
@@ -54,12 +54,14 @@ class Keeper:
         self._limits = Limits.of(config.retention)
         self._hold_seconds = config.retention.reader_hold_seconds
         self._seal_after_ns = round(config.seal_after_seconds * NS_PER_SECOND)
+        self._seal_bytes = 0 if archive is not None else config.seal_min_kb * KIB  # what is archived must be sealed
         self._looking = ThreadPoolExecutor(1, thread_name_prefix="keep")
         self._sealing = ThreadPoolExecutor(1, thread_name_prefix="seal", initializer=_be_nice)
         self._stopping = threading.Event()
         self._new: SimpleQueue[str] = SimpleQueue()
         self._known: dict[str, LogState] = {}
         self._writing: set[str] = set()
+        self._unsealed: set[str] = set()  # that are to be sealed, now or later
         self._due: dict[str, tuple[int, float]] = {}  # fronts to remove, and since when: monotonic seconds
         self._seal_again: dict[str, tuple[float, float]] = {}  # after a failure: when, monotonic; seconds waited for it
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -135,10 +137,8 @@ class Keeper:
             target = front(state, self._limits)
             if target is not None:
                 self._due.setdefault(job_id, (target, time.monotonic()))
-            if state.ended_ns is None:
-                self._writing.add(job_id)
-            else:
-                self._writing.discard(job_id)
+            _keep(self._writing, job_id, state.ended_ns is None)
+            _keep(self._unsealed, job_id, self._is_worth_sealing(state))
         metrics.LAG.set(max(map(self._lag, self._writing), default=0))
         self._room.seen([name for name in self._writing if self._known[name].waiting], self._logs.room())
 
@@ -162,6 +162,7 @@ class Keeper:
     def _forget(self, job_id: str) -> None:
         self._known.pop(job_id, None)
         self._writing.discard(job_id)
+        self._unsealed.discard(job_id)
         self._due.pop(job_id, None)
         self._seal_again.pop(job_id, None)
 
@@ -224,12 +225,16 @@ class Keeper:
 
     async def _seal_all(self) -> None:
         while True:
-            for state in self._oldest(self._is_to_be_sealed):
+            for state in _oldest(filter(self._is_to_be_sealed, map(self._known.__getitem__, self._unsealed))):
                 await self._seal(state.job_id)
             await asyncio.sleep(LOOK_SECONDS)
 
+    def _is_worth_sealing(self, state: LogState) -> bool:
+        """Of a small one nothing would be gained, and most jobs print little."""
+        return state.ended_ns is not None and not state.sealed and state.total_bytes - state.first >= self._seal_bytes
+
     def _is_to_be_sealed(self, state: LogState) -> bool:
-        if state.sealed or state.ended_ns is None or state.job_id in self._due:
+        if state.ended_ns is None or state.job_id in self._due:
             return False
         again, _ = self._seal_again.get(state.job_id, (0.0, 0.0))
         return state.ended_ns + self._seal_after_ns <= time.time_ns() and again <= time.monotonic()
@@ -271,7 +276,8 @@ class Keeper:
     async def _copy_all(self, archive: Archive) -> None:
         pause, longest = RETRY_SECONDS
         while True:
-            missing = self._oldest(lambda state: state.sealed and state.archive != archive.url)
+            known = self._known.values()
+            missing = _oldest(state for state in known if state.sealed and state.archive != archive.url)
             metrics.ARCHIVE_PENDING.set(len(missing))
             for state in missing:
                 if await self._copy(archive, state.job_id):
@@ -304,11 +310,6 @@ class Keeper:
 
     # --- means ----------------------------------------------------------------------------------------------------
 
-    def _oldest(self, wanted: Callable[[LogState], bool]) -> list[LogState]:
-        """Of the logs that have ended, those that ended first first."""
-        ended = [state for state in self._known.values() if state.ended_ns is not None and wanted(state)]
-        return sorted(ended, key=lambda state: state.ended_ns or 0)
-
     def _lock(self, job_id: str) -> asyncio.Lock:
         """Held by whoever seals, copies or removes a log."""
         return self._locks.setdefault(job_id, asyncio.Lock())
@@ -318,6 +319,18 @@ class Keeper:
 
     async def _change(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, partial(function, *args))
+
+
+def _oldest(states: Iterable[LogState]) -> list[LogState]:
+    """Of logs that have ended: those that ended first first."""
+    return sorted(states, key=lambda state: state.ended_ns or 0)
+
+
+def _keep(job_ids: set[str], job_id: str, belongs: bool) -> None:
+    if belongs:
+        job_ids.add(job_id)
+    else:
+        job_ids.discard(job_id)
 
 
 def _be_nice() -> None:

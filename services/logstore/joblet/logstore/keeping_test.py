@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 JOB = "6f2d1c1e-8f0a-4a53-9a0c-6f0d1f1b2c3d"
 MIB = 1 << 20
 TEXT = b"".join(b"%07d of the lines\n" % number for number in range(100_000))
-AT_ONCE = {"sealAfter": "0s"}
+AT_ONCE = {"sealAfter": "0s", "sealMinKb": 0}
 MORE_PATIENCE = 1.1
 
 
@@ -116,6 +116,20 @@ def test_a_log_is_sealed_after_its_end_and_read_by_the_same_calls(tmp_path: Path
         eventually(lambda: process.descriptors() == [])
         assert delete(process) is grpc.StatusCode.OK
         assert files(process) == set()
+
+
+def test_a_small_log_stays_as_it_is_whatever_comes_after_it(tmp_path: Path) -> None:
+    with logstore(tmp_path, sealAfter="0s") as process:
+        write(process, b"x" * 4095)
+        write(process, b"", job(1))
+        write(process, b"x" * 4096, job(2))
+        eventually(lambda: files(process, job(2)) == {"sealed", "index"})
+        assert files(process) == files(process, job(1)) == {"output", "index"}
+        assert (read(process), read(process, job_id=job(1))) == (b"x" * 4095, b"")
+        process.end(signal.SIGKILL)
+        process.settings = AT_ONCE
+        process.start()
+        eventually(lambda: files(process) == files(process, job(1)) == {"sealed", "index"})
 
 
 def test_a_reader_does_not_notice_that_its_log_is_sealed(tmp_path: Path) -> None:
