@@ -239,12 +239,13 @@ def spawn(spec: bytes, uploads: Sequence[Upload], resources: Resources, node: No
 
 async def prepare(network: Network, user: UserNamespace, node: Node) -> Prepared:
     """An init that waits for a job of this network in this user namespace. Raises OSError and LaunchError."""
-    with ExitStack() as stack:
+    with ExitStack() as undo, ExitStack() as stack:
         spec = _prepared_spec(network, user.base, node.cgroup_version, node.tmp_bytes, node.work_bytes)
         spec_fd = _memory_file("joblet-spec", [spec], stack)
-        control = _spawned({Fd.SPEC: spec_fd, Fd.USERNS: user.fd}, node, stack)
+        control = _spawned({Fd.SPEC: spec_fd, Fd.USERNS: user.fd}, node, undo)
         pid, pidfd = await stack.enter_context(closing(Handshake(control))).init()
-        return Prepared(control.dup(), pid, user, pidfd)
+        undo.pop_all()
+        return Prepared(control, pid, user, pidfd)
 
 
 def launch_spec(order: Order, resources: Resources, node: Node) -> LaunchSpec:

@@ -67,6 +67,7 @@ class Supervisor:
         self._init_left = False  # as far as seen
         self._init_killed = False  # by this process
         self._log: LogFiles | None = None  # while this process holds it
+        self._outputs = True  # as far as known
         self._stop = asyncio.Event()
         self._refused: Failure | None = None
         self._heard: Failure | None = None
@@ -75,7 +76,7 @@ class Supervisor:
 
     async def launch(self, order: Order, spec: bytes, resources: Resources, phases: Phases) -> None:
         """Starts the command and watches it to its end."""
-        self._log = resources.log
+        self._log, self._outputs = resources.log, bool(order.outputs)
         with self._claims.descriptors:
             await self._launch(order, spec, resources, phases)
             del order, spec, resources  # the secrets in them have done their service
@@ -281,7 +282,7 @@ class Supervisor:
     async def _with_outputs(self, outcome: Outcome) -> Outcome:
         """What init has kept of /work goes where it is found; the outcome says what is missing."""
         outputs = self._site.outputs
-        if not outputs.expected(self._state_dir):
+        if not self._outputs or not outputs.expected(self._state_dir):
             return outcome
         try:
             missing = await asyncio.to_thread(outputs.take, self.job_id, self._state_dir)
