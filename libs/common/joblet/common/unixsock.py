@@ -21,6 +21,9 @@ from joblet.common.errors import StartError
 
 _UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 _FD_SIZE = array.array("i").itemsize
+# As plain numbers: those of `socket` are enums, whose operators are Python.
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_CUT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ def receive(sock: socket.socket, size: int = 4096, *, max_fds: int = 16) -> Rece
     Raises OSError EMSGSIZE if it was larger; nothing of it is kept then.
     """
     space = socket.CMSG_SPACE(max_fds * _FD_SIZE) + socket.CMSG_SPACE(_UCRED.size)
-    data, ancillary, flags, _ = sock.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, flags, _ = sock.recvmsg(size, space, _CLOEXEC)
     fds: list[int] = []
     credentials = None
     for level, kind, content in ancillary:
@@ -104,7 +107,7 @@ def receive(sock: socket.socket, size: int = 4096, *, max_fds: int = 16) -> Rece
             fds.extend(received)
         elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
             credentials = Credentials(*_UCRED.unpack(content[: _UCRED.size]))
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(fds) > max_fds:
+    if flags & _CUT or len(fds) > max_fds:
         for fd in fds:
             os.close(fd)
         raise OSError(errno.EMSGSIZE, "message larger than allowed")
