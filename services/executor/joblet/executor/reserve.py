@@ -87,6 +87,7 @@ class Reserve:
 
     def _begin(self) -> None:
         self._pause = None
+        self._make_cgroup()  # the one that a launch has taken; what comes in meanwhile goes before the rest
         self._filling = self._tasks.create_task(self._fill(), name="prepare inits")
 
     async def _fill(self) -> None:
@@ -106,11 +107,16 @@ class Reserve:
         return None if self._users.exhausted else next(short, None)
 
     async def _make_cgroups(self) -> None:
+        while self._make_cgroup():
+            await asyncio.sleep(0)  # what came in meanwhile goes first
+
+    def _make_cgroup(self) -> bool:
+        """Whether there may be more to make."""
         try:
-            while self._cgroups.make_spare():
-                await asyncio.sleep(0)  # what came in meanwhile goes first
+            return self._cgroups.make_spare()
         except JobletError as error:
             _log.warn("no cgroup could be made ahead", error=error)
+            return False
 
     async def _prepared(self, network: Network) -> Prepared:
         user = self._users.acquire()
