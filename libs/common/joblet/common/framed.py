@@ -94,13 +94,16 @@ class Line:
         """The next message; None and ConnectionResetError as Receiver.receive."""
         try:
             length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "big")
-            if length > LARGEST_BYTES:
-                raise ConnectionResetError("no length of a message")
-            return await self._reader.readexactly(length)
         except asyncio.IncompleteReadError as error:
-            if error.partial or error.expected != _LENGTH_BYTES:
-                raise ConnectionResetError("a message was cut short") from None
+            if error.partial:
+                raise ConnectionResetError("no length of a message") from None
             return None
+        if length > LARGEST_BYTES:
+            raise ConnectionResetError("no length of a message")
+        try:
+            return await self._reader.readexactly(length)
+        except asyncio.IncompleteReadError:
+            raise ConnectionResetError("a message was cut short") from None
 
     def expect_no_more(self) -> None:
         """What was sent before can still be read; behind it `read` gives None."""
@@ -108,5 +111,5 @@ class Line:
             self._writer.get_extra_info("socket").shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
-        """What was written before is still sent."""
-        self._writer.close()
+        """At once: what the other side has left no room for is not sent any more."""
+        self._writer.transport.abort()

@@ -157,7 +157,7 @@ def test_what_a_line_was_sent_is_read_before_its_end() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("sent", [b"\0\0", b"\0\0\0\3ab", b"\xff\xff\xff\xffab"])
+@pytest.mark.parametrize("sent", [b"\0\0", b"\0\0\0\4", b"\0\0\0\3ab", b"\xff\xff\xff\xffab"])
 def test_a_line_takes_nothing_cut_short_for_an_end(sent: bytes) -> None:
     async def main() -> None:
         async with lines() as (_, second, one):

@@ -7,6 +7,7 @@ whose init wrote down that its command waited for GO when the executor went away
 """
 
 import asyncio
+import errno
 import os
 import select
 from asyncio import TaskGroup
@@ -125,14 +126,20 @@ def _adopt(executor: Executor, tasks: TaskGroup, record: Record, init: InitProce
     _log.info("job adopted", jobId=record.job_id, alive=pidfd is not None)
 
 
+# The last two: the number has become that of a thread (pidfd_open(2), which says so one way or the other by kernel).
+_NOT_A_PROCESS: Final = (errno.ESRCH, errno.ENOENT, errno.EINVAL)
+
+
 def find_init(init: InitProcess, boot_id: str) -> int | None:
     """A pidfd of the process meant, or None when it has ended; the caller closes it."""
     if init.boot_id != boot_id:
         return None
     try:
         pidfd = os.pidfd_open(init.pid)
-    except ProcessLookupError:
-        return None
+    except OSError as error:
+        if error.errno in _NOT_A_PROCESS:
+            return None
+        raise
     # The number was looked up first: if the start time read now is init's, so is the pidfd.
     if procfs.start_ticks(init.pid) == init.start_ticks:
         return pidfd

@@ -1,7 +1,7 @@
 """Keeping the low descriptor numbers free of anything that is ever handed to jobinit.
 
-A launch puts descriptors at fixed numbers, one dup2(2) after the other: a source among those numbers would be
-overwritten before its turn.
+The nursery gets its descriptors at fixed numbers, one dup2(2) after the other (posix_spawn(3)): a source among those
+numbers would be overwritten before its turn.
 """
 
 import os

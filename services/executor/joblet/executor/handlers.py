@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -84,18 +85,19 @@ class JobsOfNode(ExecutorServiceServicer):
     ) -> None:
         conversation = Conversation(self._executor, self._journal, self._feed, self._default_max_processes)
         first = await anext(request_iterator, None)
-        sock = self._lines.take(first.ticket) if first is not None and first.ticket else None
-        await context.send_initial_metadata(())
-        if sock is None:
-            await conversation.hold(first, request_iterator, context.write)
-            return
-        line = await Line.over(sock)
-        try:
-            await conversation.hold(first, _requests(line), partial(_answer, line))
-        except ConnectionError as error:
-            raise Unavailable(f"the gateway is gone: {error}") from error
-        finally:
-            line.close()
+        with ExitStack() as stack:
+            sock = self._lines.take(first.ticket) if first is not None and first.ticket else None
+            if sock is not None:
+                stack.enter_context(sock)
+            await context.send_initial_metadata(())
+            if sock is None:
+                await conversation.hold(first, request_iterator, context.write)
+                return
+            line = stack.enter_context(closing(await Line.over(sock.dup())))
+            try:
+                await conversation.hold(first, _requests(line), partial(_answer, line))
+            except ConnectionError as error:
+                raise Unavailable(f"the gateway is gone: {error}") from error
 
     async def ForgetJob(
         self, request: executor_pb2.ForgetJobRequest, context: "Context"

@@ -17,7 +17,7 @@ BUILT = Path(__file__).resolve().parents[4] / "build/jobinit/jobinit"
 
 
 def locate(configured: Path | None, candidates: tuple[Path, ...] = (PACKED, BUILT)) -> Path:
-    """The executable to spawn for each job; StartError naming every place looked at when there is none."""
+    """The executable of every jobinit; StartError naming every place looked at when there is none."""
     places = (configured,) if configured else candidates
     for place in places:
         if place.is_file() and os.access(place, os.X_OK):

@@ -3,8 +3,8 @@
 Same numbers as `services/executor/jobinit/jobinit.h`; these two files are the only places that have them, and
 `jobspec_test.py` compares them. Sizes are bytes, times milliseconds, everything is little endian.
 
-The executor encodes a `LaunchSpec` into a memfd, spawns jobinit with the descriptors of `Fd`, and then reads messages
-of `Message.SIZE` bytes from its end of a SOCK_SEQPACKET pair (with SO_PASSCRED set):
+The executor encodes a `LaunchSpec` into a memfd, has jobinit forked off with the descriptors of `Fd`, and then reads
+messages of `Message.SIZE` bytes from its end of a SOCK_SEQPACKET pair (with SO_PASSCRED set):
 
 1. INIT from init, with init's pidfd as ancillary data.
 2. PARKED from the command, whose pid is in the credentials; now it can be inspected.

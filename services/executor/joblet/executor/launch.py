@@ -141,6 +141,13 @@ class LaunchError(Internal):
         self.detail = detail
 
 
+class NeverBorn(LaunchError):
+    """Nothing came of an order to the nursery, which has probably been killed: another attempt is in order."""
+
+    def __init__(self) -> None:
+        super().__init__(Stage.CONTROL, 0, "it ended before it said INIT")
+
+
 class Handshake:
     """The executor's end of the control socket of one launch. Messages are received as they come, whoever awaits them;
     `close` gives up the rest and leaves the socket alone."""
@@ -190,7 +197,9 @@ class Handshake:
         except ConnectionResetError:
             received = unixsock.Received(b"", (), None)
         if not received.data:
-            raise LaunchError(Stage.NONE, 0, f"it ended before it said {wanted.name}")
+            if wanted is MessageType.INIT:
+                raise NeverBorn
+            raise LaunchError(Stage.CONTROL, 0, f"it ended before it said {wanted.name}")
         message = Message.decode(received.data)
         if message.type is not wanted:
             for fd in received.fds:

@@ -6,10 +6,10 @@ role. The ticket only says which connection belongs to it, and the socket lets i
 user. Nothing is read from a connection before a call has asked for it.
 """
 
+import asyncio
 import os
 import socket
-from collections import OrderedDict
-from contextlib import suppress
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -17,26 +17,30 @@ from joblet.common import framed, log, unixsock
 
 NAME: Final = "executor.sock"
 TICKET_BYTES: Final = 32
-_MOST: Final = 16  # whose call has not come yet; then the oldest go
+_MOST: Final = 128  # whose call has not come yet; then the oldest go
 
 _log = log.get_logger(__name__)
 
 
 class LocalLines:
-    """Made and used inside one event loop. Raises StartError when the socket cannot be made."""
+    """Made and used inside one running event loop. Raises StartError when the socket cannot be made."""
 
     def __init__(self, state_dir: Path) -> None:
         self._listener = unixsock.bind(state_dir / NAME, socket.SOCK_STREAM)
         self._listener.setblocking(False)
-        self._waiting: OrderedDict[bytes, socket.socket] = OrderedDict()
+        self._waiting: deque[socket.socket] = deque()  # for their call; the newest at the end
+        # Gateways connect for each of their nodes, and most calls then go to others: nothing may pile up.
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def take(self, ticket: str) -> socket.socket | None:
         """The connection of this ticket, which the caller closes; an empty message has been sent there. None for a
         ticket that came by no connection, as that of a gateway on another machine."""
-        self._accept()
-        sock = self._waiting.pop(ticket.encode(), None)
+        self._accept()  # whoever sends a ticket by a call has sent it here before
+        sock = self._with_ticket(ticket.encode())
         if sock is not None:
+            self._waiting.remove(sock)
             try:
+                sock.recv(TICKET_BYTES)
                 sock.send(framed.EMPTY)
             except OSError as error:
                 _log.warn("a gateway of this machine left before its call", error=error)
@@ -45,34 +49,44 @@ class LocalLines:
         return sock
 
     def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()
         while self._waiting:
-            self._waiting.popitem()[1].close()
+            self._waiting.pop().close()
+
+    def _with_ticket(self, ticket: bytes) -> socket.socket | None:
+        if len(ticket) != TICKET_BYTES:
+            return None
+        return next((sock for sock in self._waiting if _ticket(sock) == ticket), None)
 
     def _accept(self) -> None:
-        # Whoever sends a ticket by a call has sent it here before: all there is to accept is there already.
-        with suppress(BlockingIOError):
+        try:
             while True:
                 sock, _ = self._listener.accept()
-                try:
-                    self._keep(_ticket(sock), sock)
-                except OSError as error:
-                    _log.warn("connection refused", socket=NAME, error=error)
-                    sock.close()
+                self._keep(sock)
+        except BlockingIOError:
+            return
+        except OSError as error:  # no descriptor is left, for example: the call goes on without
+            _log.warn("no connection accepted", socket=NAME, error=error)
 
-    def _keep(self, ticket: bytes, sock: socket.socket) -> None:
+    def _keep(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        uid = unixsock.peer(sock).uid
+        if uid not in (0, os.geteuid()):
+            _log.warn("connection refused", socket=NAME, uid=uid)
+            sock.close()
+            return
+        for gone in [other for other in self._waiting if unixsock.is_closed(other)]:
+            self._waiting.remove(gone)
+            gone.close()
         while len(self._waiting) >= _MOST:
-            self._waiting.popitem(last=False)[1].close()
-        self._waiting[ticket] = sock
+            self._waiting.popleft().close()
+        self._waiting.append(sock)
 
 
 def _ticket(sock: socket.socket) -> bytes:
-    """Raises OSError for anyone who may not connect, or has not sent a ticket."""
-    sock.setblocking(False)
-    uid = unixsock.peer(sock).uid
-    if uid not in (0, os.geteuid()):
-        raise PermissionError(f"uid {uid} may not use this socket")
-    ticket = sock.recv(TICKET_BYTES)
-    if len(ticket) != TICKET_BYTES:
-        raise ConnectionError("no ticket")
-    return ticket
+    """What has come of it, left where it is."""
+    try:
+        return sock.recv(TICKET_BYTES, socket.MSG_PEEK)
+    except OSError:  # nothing yet, or never
+        return b""

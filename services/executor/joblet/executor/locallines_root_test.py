@@ -4,8 +4,11 @@ import asyncio
 import secrets
 import signal
 import socket
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,7 +16,7 @@ import pytest
 
 from joblet.api.internal import executor_pb2
 from joblet.common import framed, unixsock
-from joblet.executor.locallines import NAME, TICKET_BYTES
+from joblet.executor.locallines import NAME, TICKET_BYTES, LocalLines
 from joblet.executor.server_root_test import last_sequence
 from joblet.executor.testing_node import TIMEOUT_SECONDS, NodeProcesses, node_processes, spec
 
@@ -120,3 +123,35 @@ def test_a_killed_executor_ends_both(node: NodeProcesses) -> None:
             assert sock.recv(4) == framed.EMPTY
 
     asyncio.run(scenario())
+
+
+def test_another_user_gets_no_further_than_the_socket(tmp_path: Path) -> None:
+    """Were the file open to him."""
+
+    async def scenario() -> None:
+        with closing(LocalLines(directory)) as lines:
+            (directory / NAME).chmod(0o666)
+            command = [sys.executable, "-c", STRANGER, str(directory / NAME), ticket]
+            stranger = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            heard, _ = await stranger.communicate()
+            assert (heard, stranger.returncode) == (b"b''\n", 0)
+            assert lines.take(ticket) is None
+
+    ticket = secrets.token_hex(TICKET_BYTES // 2)
+    with tempfile.TemporaryDirectory(prefix="jbtest") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        asyncio.run(scenario())
+
+
+STRANGER = """
+import os, socket, sys
+os.setresuid(65534, 65534, 65534)
+with socket.socket(socket.AF_UNIX) as executor:
+    executor.connect(sys.argv[1])
+    try:
+        executor.send(sys.argv[2].encode())
+        print(executor.recv(1))
+    except ConnectionError:
+        print(b"")
+"""

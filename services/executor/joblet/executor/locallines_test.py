@@ -1,8 +1,9 @@
+import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -13,18 +14,10 @@ from joblet.executor import locallines
 from joblet.executor.locallines import NAME, TICKET_BYTES, LocalLines
 
 
-@pytest.fixture
-def lines(tmp_path: Path) -> Iterator[LocalLines]:
-    before = set(os.listdir("/proc/self/fd"))
-    with closing(LocalLines(tmp_path)) as made:
-        yield made
-    assert set(os.listdir("/proc/self/fd")) <= before  # what others left open may be closed by now
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
+@asynccontextmanager
+async def served(directory: Path) -> AsyncIterator[LocalLines]:
+    with closing(LocalLines(directory)) as lines:
+        yield lines
 
 
 def connected(directory: Path, stack: ExitStack, ticket: str) -> socket.socket:
@@ -42,62 +35,102 @@ def taken(lines: LocalLines, ticket: str, stack: ExitStack) -> socket.socket | N
     return sock if sock is None else stack.enter_context(sock)
 
 
-def test_each_ticket_gets_its_connection_once(lines: LocalLines, tmp_path: Path, stack: ExitStack) -> None:
-    tickets = [new_ticket() for _ in range(3)]
-    clients = [connected(tmp_path, stack, ticket) for ticket in tickets]
-    for ticket, client in reversed(list(zip(tickets, clients, strict=True))):
-        sock = taken(lines, ticket, stack)
-        assert sock is not None
-        sock.send(b"for you")
-        assert client.recv(100) == framed.EMPTY + b"for you"
-        assert taken(lines, ticket, stack) is None
+Scenario = Callable[[LocalLines, ExitStack], Awaitable[None]]
 
 
-def test_a_ticket_that_nobody_sent_is_none(lines: LocalLines, tmp_path: Path, stack: ExitStack) -> None:
-    ticket = new_ticket()
-    connected(tmp_path, stack, ticket)
-    for other in ("", new_ticket(), "é" * TICKET_BYTES):
-        assert taken(lines, other, stack) is None
-    assert taken(lines, ticket, stack) is not None
+def run(directory: Path, scenario: Scenario) -> None:
+    """With everything closed afterwards."""
+
+    async def main() -> None:
+        before = set(os.listdir("/proc/self/fd"))
+        with ExitStack() as stack:
+            async with served(directory) as lines:
+                await scenario(lines, stack)
+        assert set(os.listdir("/proc/self/fd")) <= before  # what others left open may be closed by now
+
+    asyncio.run(main())
+
+
+def test_each_ticket_gets_its_connection_once(tmp_path: Path) -> None:
+    async def scenario(lines: LocalLines, stack: ExitStack) -> None:
+        tickets = [new_ticket() for _ in range(3)]
+        clients = [connected(tmp_path, stack, ticket) for ticket in tickets]
+        for ticket, client in reversed(list(zip(tickets, clients, strict=True))):
+            sock = taken(lines, ticket, stack)
+            assert sock is not None
+            sock.send(b"for you")
+            assert client.recv(100) == framed.EMPTY + b"for you"
+            assert taken(lines, ticket, stack) is None
+
+    run(tmp_path, scenario)
 
 
 @pytest.mark.parametrize("sent", ["", "short", "x" * (TICKET_BYTES - 1)])
-def test_a_connection_without_a_ticket_is_closed(
-    lines: LocalLines, tmp_path: Path, stack: ExitStack, sent: str
-) -> None:
-    client = connected(tmp_path, stack, sent)
-    assert taken(lines, sent, stack) is None
-    assert client.recv(1) == b""
+def test_a_ticket_that_nobody_sent_is_none(tmp_path: Path, sent: str) -> None:
+    async def scenario(lines: LocalLines, stack: ExitStack) -> None:
+        ticket = new_ticket()
+        connected(tmp_path, stack, sent)
+        connected(tmp_path, stack, ticket)
+        for other in ("", sent, new_ticket(), "é" * TICKET_BYTES):
+            assert taken(lines, other, stack) is None
+        assert taken(lines, ticket, stack) is not None
+
+    run(tmp_path, scenario)
 
 
-def test_who_left_before_the_call_is_none(lines: LocalLines, tmp_path: Path, stack: ExitStack) -> None:
-    ticket = new_ticket()
-    connected(tmp_path, stack, ticket).close()
-    assert taken(lines, ticket, stack) is None
+def test_who_left_before_the_call_is_none(tmp_path: Path) -> None:
+    async def scenario(lines: LocalLines, stack: ExitStack) -> None:
+        ticket = new_ticket()
+        connected(tmp_path, stack, ticket).close()
+        assert taken(lines, ticket, stack) is None
+
+    run(tmp_path, scenario)
 
 
-def test_the_oldest_go_when_there_are_too_many(
-    lines: LocalLines, tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connections_whose_calls_go_elsewhere_do_not_pile_up(tmp_path: Path) -> None:
+    async def scenario(lines: LocalLines, stack: ExitStack) -> None:
+        ticket = new_ticket()
+        connected(tmp_path, stack, ticket)
+        for _ in range(1000):
+            connected(tmp_path, stack, new_ticket()).close()
+            await asyncio.sleep(0)
+        assert taken(lines, ticket, stack) is not None
+
+    run(tmp_path, scenario)
+
+
+def test_the_oldest_go_when_there_are_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locallines, "_MOST", 2)
-    tickets = [new_ticket() for _ in range(3)]
-    clients = [connected(tmp_path, stack, ticket) for ticket in tickets]
-    assert [taken(lines, ticket, stack) is not None for ticket in tickets] == [False, True, True]
-    assert clients[0].recv(1) == b""
+
+    async def scenario(lines: LocalLines, stack: ExitStack) -> None:
+        tickets = [new_ticket() for _ in range(3)]
+        clients = [connected(tmp_path, stack, ticket) for ticket in tickets]
+        assert [taken(lines, ticket, stack) is not None for ticket in tickets] == [False, True, True]
+        with pytest.raises(ConnectionResetError):
+            clients[0].recv(1)
+
+    run(tmp_path, scenario)
 
 
-def test_nobody_else_may_connect(lines: LocalLines, tmp_path: Path) -> None:
-    assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
+def test_nobody_else_may_connect(tmp_path: Path) -> None:
+    async def scenario(lines: LocalLines, stack: ExitStack) -> None:
+        assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
+
+    run(tmp_path, scenario)
 
 
-def test_one_executor_for_a_directory(lines: LocalLines, tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="address already in use"):
-        LocalLines(tmp_path)
+def test_one_executor_for_a_directory(tmp_path: Path) -> None:
+    async def scenario(lines: LocalLines, stack: ExitStack) -> None:
+        with pytest.raises(StartError, match="address already in use"):
+            LocalLines(tmp_path)
+
+    run(tmp_path, scenario)
 
 
 def test_a_socket_that_a_killed_executor_left_is_replaced(tmp_path: Path) -> None:
-    with closing(LocalLines(tmp_path)):
-        pass
-    assert (tmp_path / NAME).is_socket()
-    with closing(LocalLines(tmp_path)):
-        pass
+    async def scenario(lines: LocalLines, stack: ExitStack) -> None:
+        connected(tmp_path, stack, new_ticket())
+
+    for _ in range(2):
+        run(tmp_path, scenario)
+        assert (tmp_path / NAME).is_socket()

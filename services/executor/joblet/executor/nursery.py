@@ -61,6 +61,7 @@ class Nursery:
                 undo.enter_context(ours)
                 self.pid = self._started(theirs)
                 undo.pop_all()
+            ours.setblocking(False)  # one that was stopped fails launches, and does not stop the executor
             self._socket = ours
         return self._socket
 

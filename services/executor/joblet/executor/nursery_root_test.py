@@ -86,7 +86,7 @@ def test_one_that_was_killed_is_replaced(nursery: Nursery, null: int) -> None:
     assert not Path(f"/proc/{killed}").exists()
 
 
-def test_it_leaves_with_the_executor(null: int, stack: ExitStack) -> None:
+def test_it_leaves_with_the_executor(null: int) -> None:
     """Which does not even close the socket when it is killed."""
     syscalls.become_subreaper()
     told, tells = os.pipe()

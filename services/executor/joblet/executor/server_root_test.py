@@ -21,6 +21,7 @@ from joblet.executor.testing_node import (
     MIB,
     NodeProcesses,
     Watch,
+    children,
     node_processes,
     nurslings,
     spec,
@@ -379,3 +380,18 @@ def test_jobs_leave_no_descriptor_and_no_process(node: NodeProcesses) -> None:
     settle(node)
     # Not the same: what is open for a moment may have been so before.
     wait_until(lambda: not Counter(descriptors()) - Counter(before), lambda: f"{descriptors()} instead of {before}")
+
+
+def test_an_order_that_is_still_with_a_nursery_that_is_killed(node: NodeProcesses) -> None:
+    async def scenario() -> None:
+        job = spec("true", profile="build")  # for which no init is prepared
+        (nursery,) = children(node.executor.pid)
+        async with node.client() as stub, Watch(stub, await last_sequence(node)) as watch:
+            os.kill(nursery, signal.SIGSTOP)
+            await start(stub, job)
+            os.kill(nursery, signal.SIGKILL)
+            assert (await watch.end(job.job_id)).status == "COMPLETED"
+            assert children(node.executor.pid) != [nursery]
+
+    ran(node, spec("true"))
+    asyncio.run(scenario())

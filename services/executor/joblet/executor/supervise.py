@@ -27,7 +27,7 @@ from joblet.executor.ending import Evidence, Failure, launch_failure, outcome_of
 from joblet.executor.exitrecord import DamagedRecord, ExitRecord
 from joblet.executor.job import Event, InitProcess, Order, Outcome, Record, Started
 from joblet.executor.jobspec import Stage
-from joblet.executor.launch import Handshake, LaunchError, Resources
+from joblet.executor.launch import Handshake, LaunchError, NeverBorn, Resources
 from joblet.executor.logs import LogFiles
 from joblet.executor.metrics import OUTCOMES, Phases
 from joblet.executor.site import Claims, Site
@@ -127,8 +127,11 @@ class Supervisor:
         limit_seconds = LAUNCH_SECONDS + sum(upload.size for upload in order.uploads) // _UNPACK_BYTES_PER_SECOND
         try:
             async with asyncio.timeout(limit_seconds):
-                with launch.spawn(spec, order.uploads, resources, self._site.node) as handshake:
-                    await self._shake_hands(handshake, order, resources, phases)
+                try:
+                    await self._attempt(order, spec, resources, phases)
+                except NeverBorn as error:
+                    _log.warn("launch begun again", jobId=self.job_id, error=error)
+                    await self._attempt(order, spec, resources, phases)
         except Canceled:
             return
         except LaunchError as error:
@@ -148,6 +151,10 @@ class Supervisor:
             return
         phases.tell()
         await self._hasten()
+
+    async def _attempt(self, order: Order, spec: bytes, resources: Resources, phases: Phases) -> None:
+        with launch.spawn(spec, order.uploads, resources, self._site.node) as handshake:
+            await self._shake_hands(handshake, order, resources, phases)
 
     async def _shake_hands(self, handshake: Handshake, order: Order, resources: Resources, phases: Phases) -> None:
         phases.reached("spawn")

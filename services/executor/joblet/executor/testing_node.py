@@ -278,10 +278,10 @@ def wait_until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> N
 
 def nurslings(executor: int) -> list[int]:
     """The inits of its jobs, and those that wait for one: the children of its nursery."""
-    return [init for nursery in _children(executor) for init in _children(nursery)]
+    return [init for nursery in children(executor) for init in children(nursery)]
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 

@@ -21,9 +21,8 @@ Answer = asyncio.Future[JobletError | None]
 
 
 class Conversation:
-    """`send` and `events` run side by side, once; `start` may be called at any time in between."""
-
-    """`call` is the long call (`joblet.gateway.locallines`), its first message sent."""
+    """`call` is the long call (`joblet.gateway.locallines`), its first message sent. `send` and `events` run side by
+    side, once; `start` may be called at any time in between."""
 
     def __init__(self, call: Any) -> None:
         self._call = call

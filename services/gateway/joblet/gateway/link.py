@@ -33,6 +33,7 @@ class Link:
         self.retry = asyncio.Event()  # set when there are new ones
         self.deletions = asyncio.Event()  # set when the node has deleted jobs to forget
         self.elsewhere_until = 0.0  # monotonic; its logstore did not know a ticket of this machine's (localstream)
+        self.orders_elsewhere_until = 0.0  # monotonic; its executor is not this machine's (locallines)
         self.full = False  # the node has refused a job for want of room; until one of its jobs ends
         self.gap = False  # the node has forgotten events that the store never saw
         self._conversation: Conversation | None = None

@@ -12,6 +12,7 @@ import errno
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,7 +26,10 @@ from joblet.gateway.link import Link
 TICKET_BYTES = 16  # twice as many characters
 ANSWER_SECONDS = 10.0  # until an executor that was sent a ticket begins its answer
 
-_NOBODY = {errno.ENOENT, errno.ECONNREFUSED}  # no executor on this machine, or not now
+ELSEWHERE_SECONDS = 60.0  # for so long no connection is made for a node that has answered by the call
+
+# No executor on this machine, or not now, or not for this user.
+_NOBODY = {errno.ENOENT, errno.ECONNREFUSED, errno.EACCES}
 
 _log = log.get_logger(__name__)
 
@@ -49,7 +53,7 @@ class LocalLines:
     async def follow(self, link: Link, after: int) -> Call:
         """The call, its first message sent. Raises what grpc raises, Unavailable when there is no answer."""
         ticket = secrets.token_hex(TICKET_BYTES)
-        with self._connection(ticket) as sock:
+        with self._connection(link, ticket) as sock:
             call: Any = link.executor.Follow()
             try:
                 await call.write(executor_pb2.FollowRequest(after=after, ticket=ticket if sock else ""))
@@ -58,12 +62,17 @@ class LocalLines:
             except BaseException:
                 call.cancel()
                 raise
+        if sock is not None and not here and not call.done():  # one that has failed says nothing of where the node is
+            link.orders_elsewhere_until = time.monotonic() + ELSEWHERE_SECONDS
         _log.info("following node", nodeId=link.node.id, after=after, by="socket" if here else "TLS")
         return found
 
     @contextmanager
-    def _connection(self, ticket: str) -> Iterator[socket.socket | None]:
-        """None when no executor listens."""
+    def _connection(self, link: Link, ticket: str) -> Iterator[socket.socket | None]:
+        """None when no executor listens, or that of the node is known to be another one."""
+        if link.orders_elsewhere_until > time.monotonic():
+            yield None
+            return
         with ExitStack() as stack:
             sock = None
             try:
@@ -88,7 +97,7 @@ async def _answered_there(call: Any, sock: socket.socket) -> bool:
         raise Unavailable("its executor does not answer") from None
     try:
         first = sock.recv(len(framed.EMPTY))
-    except BlockingIOError:
+    except (BlockingIOError, ConnectionResetError):  # the second: closed, and the ticket not even read
         return False
     if first not in (b"", framed.EMPTY):  # b"": closed
         raise Internal("the executor began with something else than an empty message")
