@@ -1,6 +1,7 @@
-"""What the way of a job through a gateway and a node takes when nothing is at its end: a client's two calls over mutual
-TLS, an order and two messages back over one long call between two processes, all of it in grpc.aio as in our services,
-with no role, no store, no limit and no process started. No start can take less than this and the namespaces."""
+"""What the way of a job through a gateway and a node of the same machine takes when nothing is at its end: a client's
+two calls over mutual TLS to a process of grpc.aio, an order and two messages back between that and another process over
+a unix socket, as with our services, with no role, no store, no limit and no process started. No start can take less
+than this and the namespaces."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ import asyncio
 import contextlib
 import itertools
 import multiprocessing
-from collections.abc import AsyncIterator, Callable, Iterator
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -17,20 +19,24 @@ from typing import Any
 import grpc
 from grpcpair import certificate_files, serve
 
+from joblet.common.framed import Line
+
 SERVICE = "bench.Empty"
 ACCEPTED, ENDED = b"a", b"e"  # the first byte of what the node says, before the order as it was
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
+Main = Callable[..., Coroutine[Any, Any, None]]
 
 
 @contextlib.contextmanager
 def empty_services(certificates: Path) -> Iterator[Callable[[], None]]:
     """A gateway and a node until the end of the context; the step is one job that is nothing."""
-    with (
-        _process(_node, certificates) as node,
-        _process(_gateway, certificates, node) as gateway,
-        grpc.secure_channel(f"localhost:{gateway}", _client_credentials(certificates, "client")) as channel,
-    ):
+    with contextlib.ExitStack() as stack:
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="joblet-bench-"))) / "node.sock"
+        stack.enter_context(_process(_node, path))
+        port = stack.enter_context(_process(_gateway, certificates, path))
+        credentials = _client_credentials(certificates, "client")
+        channel = stack.enter_context(grpc.secure_channel(f"localhost:{port}", credentials))
         run: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Run")
         wait: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Wait")
         numbers = itertools.count()
@@ -42,11 +48,11 @@ def empty_services(certificates: Path) -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def _process(main: Callable[..., Any], certificates: Path, *arguments: int) -> Iterator[int]:
-    """The port that it serves."""
+def _process(main: Main, *arguments: Path) -> Iterator[int]:
+    """What it says when it can be used: the port, if it has one."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process: SpawnProcess = context.Process(target=_run, args=(main, there, certificates, *arguments))
+    process: SpawnProcess = context.Process(target=_run, args=(main, there, *arguments))
     process.start()
     try:
         yield here.recv()
@@ -55,34 +61,36 @@ def _process(main: Callable[..., Any], certificates: Path, *arguments: int) -> I
         process.join()
 
 
-def _run(main: Callable[..., Any], port: Connection, certificates: Path, *arguments: int) -> None:
-    asyncio.run(main(port, certificates, *arguments))
+def _run(main: Main, ready: Connection, *arguments: Path) -> None:
+    asyncio.run(main(ready, *arguments))
 
 
-async def _node(port: Connection, certificates: Path) -> None:
-    async def follow(requests: AsyncIterator[bytes], context: Context) -> None:
-        async for order in requests:
-            await context.write(ACCEPTED + order)
-            await context.write(ENDED + order)
+async def _node(ready: Connection, path: Path) -> None:
+    async def follow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = Line(reader, writer)
+        while (order := await line.read()) is not None:
+            await line.write(ACCEPTED + order)
+            await line.write(ENDED + order)
 
-    await serve(port, certificates, SERVICE, {"Follow": grpc.stream_stream_rpc_method_handler(follow)})
+    server = await asyncio.start_unix_server(follow, path)
+    ready.send(0)
+    await server.serve_forever()
 
 
-async def _gateway(port: Connection, certificates: Path, node: int) -> None:
+async def _gateway(ready: Connection, certificates: Path, path: Path) -> None:
     loop = asyncio.get_running_loop()
     said: dict[bytes, asyncio.Future[None]] = {}
     ended: dict[bytes, asyncio.Future[None]] = {}
-    channel = grpc.aio.secure_channel(f"localhost:{node}", _client_credentials(certificates, "gateway"))
-    call: Any = channel.stream_stream(f"/{SERVICE}/Follow")()
+    line = Line(*await asyncio.open_unix_connection(path))
 
     async def listen() -> None:
-        async for message in call:
+        while (message := await line.read()) is not None:
             said.pop(message).set_result(None)
 
     async def run(order: bytes, _: Context) -> bytes:
         accepted, ended[order] = loop.create_future(), loop.create_future()
         said.update({ACCEPTED + order: accepted, ENDED + order: ended[order]})
-        await call.write(order)
+        await line.write(order)
         await accepted
         return order
 
@@ -95,7 +103,7 @@ async def _gateway(port: Connection, certificates: Path, node: int) -> None:
     methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in handlers.items()
     }
-    await serve(port, certificates, SERVICE, methods)
+    await serve(ready, certificates, SERVICE, methods)
     await listening
 
 
