@@ -14,6 +14,7 @@ named as missing, never left out in silence.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import shutil
@@ -68,7 +69,7 @@ def report(system: LocalSystem, peers: dict[str, Callable[[], None]], missing: l
     print(table("100 ms apart", interleaved(work, max(10, rounds // 4), 0.1), peer), "\n")
     print("### jobs per second\n\n| clients | jobs/s |\n|---:|---:|")
     for clients in (1, 8, 32):
-        print(f"| {clients} | {rate(system, clients, rounds * 2):.0f} |")
+        print(f"| {clients} | {rate(system, clients, rounds * 8):.0f} |")
 
 
 def channel(system: LocalSystem) -> grpc.Channel:
@@ -123,23 +124,30 @@ def phase_table(before: Sums, after: Sums) -> str:
 
 
 def rate(system: LocalSystem, clients: int, jobs: int) -> float:
-    """Jobs per second with `clients` submitting, each waiting for its job before the next."""
+    """Jobs per second with `clients` submitting, each waiting for its job before the next; from when all of them are
+    connected."""
     each = max(1, jobs // clients)
     failures: list[BaseException] = []
+    connected = threading.Barrier(clients + 1)
 
     def client() -> None:
         try:
             with channel(system) as own:
+                grpc.channel_ready_future(own).result(timeout=60)
                 stub = job_pb2_grpc.JobServiceStub(own)
+                connected.wait(60)
                 for _ in range(each):
                     run_to_end(stub, "none")
-        except (grpc.RpcError, RuntimeError) as error:
+        except (grpc.RpcError, grpc.FutureTimeoutError, threading.BrokenBarrierError, RuntimeError) as error:
+            connected.abort()
             failures.append(error)
 
     threads = [threading.Thread(target=client) for _ in range(clients)]
-    start = time.perf_counter()
     for thread in threads:
         thread.start()
+    with contextlib.suppress(threading.BrokenBarrierError):  # then there is a failure
+        connected.wait(60)
+    start = time.perf_counter()
     for thread in threads:
         thread.join()
     if failures:

@@ -1,8 +1,8 @@
 """Where jobinits come from: one process of the same program, which forks each of them off (`jobinit/nursery.c`).
 
-Executing the program for each job takes three times as much, and the whole executor stands still meanwhile (vfork(2)).
-A nursery leaves when this process does. One that was killed is replaced when the next jobinit is wanted; those that
-come from it go on.
+Executing the program for each job takes more, and the whole executor stands still meanwhile (vfork(2)). A nursery
+leaves when this process does. One that was killed is replaced when the next jobinit is wanted; those that come from it
+go on.
 """
 
 import os
