@@ -246,15 +246,15 @@ def test_readers_of_an_attempt_that_was_lost_go_on_where_they_were(tmp_path: Pat
     asyncio.run(scenario())
 
 
+async def prints_unseen(node: FakeNode, job: FakeJob) -> None:
+    """Its node cannot say how much, and nobody marks the end of its log."""
+    node.started(job)
+    node.print(job, b"%d printed\n" % job.spec.attempt)
+    job.log_has_end = False
+    node.ended(job, "FAILED", -1, "supervisor-killed", output_bytes=UNKNOWN_BYTES)
+
+
 def test_an_attempt_that_may_have_printed_anything_is_not_taken_as_empty(tmp_path: Path) -> None:
-    """Its node could not say how much, and nobody has marked the end of its log."""
-
-    async def prints_unseen(node: FakeNode, job: FakeJob) -> None:
-        node.started(job)
-        node.print(job, b"%d printed\n" % job.spec.attempt)
-        job.log_has_end = False
-        node.ended(job, "FAILED", -1, "supervisor-killed", output_bytes=UNKNOWN_BYTES)
-
     async def scenario() -> None:
         async with world(tmp_path) as it:
             it.node.script = prints_unseen
@@ -285,13 +285,7 @@ def test_an_attempt_that_may_have_printed_anything_is_not_taken_as_empty(tmp_pat
 
 
 def test_what_a_job_printed_of_whose_length_nothing_is_known(tmp_path: Path) -> None:
-    """Of one that is not retried, too: the stream ends with what there is."""
-
-    async def prints_unseen(node: FakeNode, job: FakeJob) -> None:
-        node.started(job)
-        node.print(job, b"printed\n")
-        job.log_has_end = False
-        node.ended(job, "FAILED", -1, "supervisor-killed", output_bytes=UNKNOWN_BYTES)
+    """Of one that is not retried (its attempt is 0), too: the stream ends with what there is."""
 
     async def scenario() -> None:
         async with world(tmp_path) as it:
@@ -300,7 +294,7 @@ def test_what_a_job_printed_of_whose_length_nothing_is_known(tmp_path: Path) -> 
             job_id = (await client.RunJob(job_pb2.RunJobReq(command="x"))).job.uuid
             await it.until(job_id, "FAILED")
             async with asyncio.timeout(120):
-                assert await output(client.GetJobLogs(GetJobLogsReq(uuid=job_id))) == b"printed\n"
+                assert await output(client.GetJobLogs(GetJobLogsReq(uuid=job_id))) == b"0 printed\n"
 
     asyncio.run(scenario())
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from joblet.api.job_pb2 import RunJobReq, WaitJobReq
 from joblet.common import unixsock
 from joblet.gateway import locallines
@@ -131,25 +133,18 @@ def test_why_the_call_ends_is_told_by_the_call(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_socket_that_begins_with_something_else_is_tried_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("first", "ways"), [(b"HTTP", ["socket", "socket"]), (b"", ["call"])], ids=["something else", "an end"]
+)
+def test_a_socket_that_begins_wrongly(tmp_path: Path, first: bytes, ways: list[str]) -> None:
+    """With something else it is tried again; one that ends at once is not used."""
+
     async def scenario() -> None:
         async with world(tmp_path) as it:
             with socket_of_executor(it, it.node):
-                it.node.greetings = [b"HTTP"]
+                it.node.greetings = [first]
                 await again(it)
                 await run(it)
-                assert it.node.followed[-2:] == ["socket", "socket"]
-
-    asyncio.run(scenario())
-
-
-def test_a_socket_that_ends_before_it_begins_is_not_used(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with world(tmp_path) as it:
-            with socket_of_executor(it, it.node):
-                it.node.greetings = [b""]
-                await again(it)
-                await run(it)
-                assert it.node.followed[-1] == "call"
+                assert it.node.followed[-len(ways) :] == ways
 
     asyncio.run(scenario())
