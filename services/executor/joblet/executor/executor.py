@@ -179,7 +179,7 @@ class Executor:
         site = self.site
         prepared = self._reserve.take(order)
         if prepared is not None:
-            descriptors.callback(self._reserve.done_with, prepared)
+            descriptors.callback(prepared.close)
             user = prepared.user
         else:
             while site.users.exhausted and (leaving := self._leaving()):

@@ -44,7 +44,7 @@ class Reserve:
         self._closed = False
 
     def take(self, order: Order) -> Prepared | None:
-        """One that fits the order and is alive, to be handed to `done_with`. None: launch from the start."""
+        """One that fits the order and is alive, for the caller to close. None: launch from the start."""
         if self._closed or self._node.cgroup_version != 1 or order.profile is not Profile.DEFAULT:
             return None
         stock = self._stock.setdefault(order.network, [])
@@ -77,12 +77,8 @@ class Reserve:
             while stock:
                 self._drop(stock.pop())
 
-    def done_with(self, prepared: Prepared) -> None:
-        """Ends one that was taken and got no job; its uid range is the caller's. One with a job goes on."""
-        prepared.close()
-
     def _drop(self, prepared: Prepared) -> None:
-        self.done_with(prepared)
+        prepared.close()
         self._users.release(prepared.user.base)
 
     def _begin(self) -> None:

@@ -44,7 +44,7 @@ def test_a_network_asked_for_while_another_is_being_prepared(monkeypatch: pytest
         cgroups_missing[0] += 1  # a job was launched
         return Prepared(socket.socket(socket.AF_UNIX), 1, user, os.open(os.devnull, os.O_RDONLY))
 
-    def dropped(_: Reserve, prepared: Prepared) -> None:
+    def dropped(prepared: Prepared) -> None:
         prepared.control.close()
         os.close(prepared.take_pidfd())
 
@@ -63,7 +63,7 @@ def test_a_network_asked_for_while_another_is_being_prepared(monkeypatch: pytest
         users.close()
 
     monkeypatch.setattr(reserve, "prepare", prepare)
-    monkeypatch.setattr(Reserve, "done_with", dropped)
+    monkeypatch.setattr(Prepared, "close", dropped)
     asyncio.run(scenario())
     assert made == [Network.NONE] * STOCK + [Network.HOST] * STOCK
     assert cgroups_missing == [0]
